@@ -1,0 +1,59 @@
+"""One tree of errors. Every message says what is wrong, where, and what to do; the CLI prints it on one line."""
+
+from __future__ import annotations
+
+
+class PCPOError(Exception):
+    """Base of all errors that a user can cause and mend.
+
+    `what` states the problem, `where` names the file, key or part, `fix` says what to do.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        text = f"{where}: {what}" if where else what
+        super().__init__(f"{text} -> {fix}" if fix else text)
+
+
+class ConfigError(PCPOError):
+    """An unknown key, a value out of range, or settings that make no sense together."""
+
+    exit_code = 2
+
+
+class PromptError(PCPOError):
+    """A prompts file that is missing, empty, not UTF-8 or has an unusable line."""
+
+    exit_code = 3
+
+
+class ModelError(PCPOError):
+    """A model folder that is missing, broken, or of a family that has no adapter."""
+
+    exit_code = 4
+
+
+class RewardError(PCPOError):
+    """A reward that is unknown, raises, or returns something that is not one finite number per picture."""
+
+    exit_code = 5
+
+
+class RunFolderError(PCPOError):
+    """An output folder that belongs to another run, or a run folder that cannot be read."""
+
+    exit_code = 6
+
+
+class CheckpointError(PCPOError):
+    """A checkpoint that is incomplete or does not fit the configuration."""
+
+    exit_code = 7
+
+
+class NumericError(PCPOError):
+    """A non-finite value met during training; nothing was updated with it."""
+
+    exit_code = 8
