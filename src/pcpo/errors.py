@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class PCPOError(Exception):
     """Base of all errors that a user can cause and mend.
@@ -57,3 +60,17 @@ class NumericError(PCPOError):
     """A non-finite value met during training; nothing was updated with it."""
 
     exit_code = 8
+
+
+class ImageError(PCPOError):
+    """A picture file that is missing, too large, of a format that is not allowed, or damaged."""
+
+    exit_code = 9
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error for a name that no registry entry has: names the nearest one, or lists them all."""
+    names = sorted(known)
+    nearest = get_close_matches(name, names, n=1)
+    fix = f"did you mean '{nearest[0]}'?" if nearest else f"use one of: {', '.join(names)}"
+    return ConfigError(f"unknown {kind} '{name}'", where=kind, fix=fix)

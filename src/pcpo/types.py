@@ -42,6 +42,9 @@ class StepStats:
     """What a credit schedule may look at; every field [S], float64 (equations of one Gaussian step).
 
     x_next = x_coef * x_t - pred_coef * prediction + std * noise
+
+    borrowed (bool) marks a step where the sampler's rule has no value of its own and takes one from the next grid
+    point: Flow-SDE at t = 1, where its noise is infinite.
     """
 
     index: Tensor
@@ -50,6 +53,7 @@ class StepStats:
     std: Tensor
     pred_coef: Tensor
     x_coef: Tensor
+    borrowed: Tensor
 
     def __getitem__(self, rows: Tensor | slice) -> StepStats:
         return StepStats(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
