@@ -1,0 +1,154 @@
+"""The adapter between a diffusers pipeline and the trainer: encode, predict, decode, grid.
+
+A family is a small subclass that says where its parts are and how its backbone is called. The pipeline's own code does
+the encoding and the decoding, so what we train is what `pipe(...)` samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from pcpo.errors import ModelError
+from pcpo.types import Grid
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts: named tensors [P, ...] and their unconditional counterparts [1, ...]."""
+
+    prompt: dict[str, Tensor]
+    empty: dict[str, Tensor]
+
+    def rows(self, index: Tensor, guided: bool) -> dict[str, Tensor]:
+        """Rows for N pictures; with `guided` the unconditional rows come first: [2N, ...]."""
+        out = {name: value[index] for name, value in self.prompt.items()}
+        if guided:
+            n = len(index)
+            out = {k: torch.cat([self.empty[k].expand(n, *v.shape[1:]), v]) for k, v in out.items()}
+        return out
+
+
+class Adapter(ABC):
+    """Base of the model families.
+
+    `backbone` is the network that is tuned; everything else is frozen. Predictions are float32, in the sampler's terms:
+    eps for diffusion, velocity for flow.
+    """
+
+    pipeline_class: ClassVar[str]
+    kind: ClassVar[str]
+    backbone_name: ClassVar[str]
+    lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, pipe: Any, device: torch.device | str = "cpu", resolution: int | None = None) -> None:
+        self.pipe = pipe
+        self.device = torch.device(device)
+        self.backbone: nn.Module = getattr(pipe, self.backbone_name)
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.requires_grad_(False).eval().to(self.device)
+        self.resolution = resolution or self.native_resolution()
+        scale = pipe.vae_scale_factor
+        if self.resolution % scale:
+            raise ModelError(f"resolution {self.resolution} is not a multiple of {scale}", where="model.resolution")
+        self.autocast: torch.dtype | None = None
+        self._cache: dict[str, dict[str, Tensor]] = {}
+        self._frozen_copy: nn.Module | None = None
+
+    # what a family defines
+
+    @abstractmethod
+    def native_resolution(self) -> int:
+        """Picture side in pixels that the model was made for."""
+
+    @abstractmethod
+    def encode_one(self, prompt: str) -> dict[str, Tensor]:
+        """Conditioning tensors [1, ...] of one prompt, from the pipeline's own encoder."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """The backbone's raw output [N, ...] for latents x [N, ...], timestep [N] and conditioning rows."""
+
+    @abstractmethod
+    def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
+        """The time grid: `kind` "scheduler" is what `pipe(...)` uses, "ideal" the formula's."""
+
+    # what they share
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Latent shape of one picture."""
+        side = self.resolution // self.pipe.vae_scale_factor
+        return (self.unwrapped.config.in_channels, side, side)
+
+    @property
+    def unwrapped(self) -> Any:
+        """The backbone itself, without the distributed engine's wrappers."""
+        module = self.backbone
+        while hasattr(module, "module") and isinstance(module.module, nn.Module):
+            module = module.module
+        return module
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of P prompts; each prompt is encoded once, alone, and remembered."""
+        for prompt in ["", *prompts]:
+            if prompt not in self._cache:
+                self._cache[prompt] = {k: v.float() for k, v in self.encode_one(prompt).items()}
+        rows = [self._cache[prompt] for prompt in prompts]
+        stacked = {name: torch.cat([row[name] for row in rows]) for name in self._cache[""]}
+        return Conditioning(stacked, self._cache[""])
+
+    def predict(self, x: Tensor, timestep: Tensor, cond: Conditioning, index: Tensor, guidance_scale: float) -> Tensor:
+        """Guided prediction [N, ...] float32.
+
+        x [N, ...] latents; timestep [N]; index [N] rows of `cond`. Classifier-free guidance (2207.12598) is one batched
+        call: f = f_empty + scale (f_prompt - f_empty); scale <= 1 calls the conditional half only.
+        """
+        guided = guidance_scale > 1
+        rows = cond.rows(index, guided)
+        if guided:
+            x, timestep = torch.cat([x, x]), torch.cat([timestep, timestep])
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            out = self.forward(x, timestep, rows).float()
+        if not guided:
+            return out
+        empty, prompt = out.chunk(2)
+        return empty + guidance_scale * (prompt - empty)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] uint8 on the CPU from final latents [B, ...], by the pipeline's VAE."""
+        vae = self.pipe.vae
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        images = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
+        return (images.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+
+    def keep_reference(self) -> None:
+        """Keep a frozen copy of the backbone as the reference of a full fine-tuning."""
+        self._frozen_copy = copy.deepcopy(self.unwrapped).requires_grad_(False)
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside, predictions come from the model before tuning: LoRA off, or the frozen copy."""
+        tuned = self.backbone
+        if self._frozen_copy is not None:
+            self.backbone = self._frozen_copy
+            try:
+                yield
+            finally:
+                self.backbone = tuned
+            return
+        self.unwrapped.disable_adapters()
+        try:
+            yield
+        finally:
+            self.unwrapped.enable_adapters()

@@ -1,0 +1,105 @@
+"""Find a pipeline and read its header, without loading a weight."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pcpo.errors import ModelError
+
+EMBEDDED = {
+    "emoji-sd": "Stable Diffusion layout: U-Net, eps-prediction, DDIM; 64 x 64 emoji",
+    "emoji-sd3": "Stable Diffusion 3 layout: MM-DiT, flow matching, shift 3; 64 x 64 emoji",
+    "emoji-clip": "text-image scorer for the emoji models (a reward, not a pipeline)",
+}
+
+
+@dataclass(frozen=True)
+class ModelHeader:
+    """What model_index.json says: the pipeline class and its components (name -> (library, class))."""
+
+    path: str
+    pipeline: str
+    components: dict[str, tuple[str, str]]
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of an embedded model."""
+    return Path(str(resources.files("pcpo") / "assets" / name))
+
+
+def resolve(path: str) -> str:
+    """The local folder of an embedded name; anything else unchanged."""
+    return str(embedded_folder(path)) if path in EMBEDDED else path
+
+
+def looks_like_hub_id(path: str) -> bool:
+    """Whether `path` could be `owner/name` on a model hub rather than a local folder."""
+    parts = path.split("/")
+    return len(parts) == 2 and all(parts) and not path.startswith((".", "/", "~")) and "\\" not in path
+
+
+def read_header(path: str) -> ModelHeader:
+    """The header of a local pipeline folder or embedded model; hub ids are fetched by their index file only.
+
+    Raises ModelError: missing folder, missing or broken model_index.json, a component without its folder.
+    """
+    folder = Path(resolve(path)).expanduser()
+    if not folder.exists():
+        if looks_like_hub_id(path):
+            return _header_from(path, _hub_index(path))
+        close = difflib.get_close_matches(path, EMBEDDED, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ModelError(f"no such folder{hint}", where=f"model {path}", fix="pcpo models lists what ships")
+    if not folder.is_dir():
+        raise ModelError("is a file, not a diffusers pipeline folder", where=f"model {path}")
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise ModelError(
+            "has no model_index.json, so it is not a diffusers pipeline folder",
+            where=f"model {path}",
+            fix="pass the folder that DiffusionPipeline.save_pretrained wrote",
+        )
+    try:
+        data = json.loads(index.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"is not valid JSON: {error}", where=str(index)) from None
+    header = _header_from(path, data)
+    missing = [name for name in header.components if not (folder / name).is_dir()]
+    if missing:
+        raise ModelError(f"lacks the component folders {', '.join(missing)}", where=f"model {path}")
+    for name, (_, cls) in header.components.items():
+        needs_weights = "Tokenizer" not in cls and "Scheduler" not in cls and "Processor" not in cls
+        if needs_weights and not any((folder / name).glob("*.safetensors*")):
+            raise ModelError("has no safetensors weights", where=str(folder / name))
+    return header
+
+
+def _header_from(path: str, data: Any) -> ModelHeader:
+    if not isinstance(data, dict) or not isinstance(data.get("_class_name"), str):
+        raise ModelError("model_index.json names no pipeline class", where=f"model {path}")
+    components = {
+        name: (str(value[0]), str(value[1]))
+        for name, value in data.items()
+        if isinstance(value, list) and len(value) == 2 and value[0] is not None
+    }
+    return ModelHeader(path, data["_class_name"], components)
+
+
+def _hub_index(path: str) -> Any:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return json.loads(Path(hf_hub_download(path, "model_index.json")).read_text("utf-8"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"neither a local folder nor reachable on the hub ({reason})",
+            where=f"model {path}",
+            fix="check the name, your connection and access, or download the model and pass its folder",
+        ) from None

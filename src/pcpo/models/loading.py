@@ -1,0 +1,50 @@
+"""Load a pipeline by embedded name, folder or hub id and give it its adapter."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from pcpo.errors import ModelError
+from pcpo.models.base import Adapter
+from pcpo.models.folders import ModelHeader, read_header, resolve
+
+FAMILIES = {
+    "StableDiffusionPipeline": "pcpo.models.stable_diffusion:StableDiffusionAdapter",
+    "StableDiffusion3Pipeline": "pcpo.models.stable_diffusion3:StableDiffusion3Adapter",
+}
+
+
+def adapter_class(header: ModelHeader) -> type[Adapter]:
+    """The adapter class of a pipeline. Raises ModelError for a family without one."""
+    if header.pipeline not in FAMILIES:
+        raise ModelError(
+            f"{header.pipeline} has no adapter (there is one for {', '.join(FAMILIES)})", where=f"model {header.path}"
+        )
+    module, name = FAMILIES[header.pipeline].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def load_pipeline(path: str) -> Any:
+    """A diffusers pipeline in float32, from safetensors only. Raises ModelError."""
+    from diffusers import DiffusionPipeline
+    from diffusers.utils import logging
+
+    header = read_header(path)
+    extra = {"safety_checker": None} if header.pipeline == "StableDiffusionPipeline" else {}
+    logging.disable_progress_bar()
+    try:
+        return DiffusionPipeline.from_pretrained(
+            resolve(path), torch_dtype=torch.float32, use_safetensors=True, **extra
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"diffusers cannot load it: {reason}", where=f"model {path}") from error
+
+
+def load_adapter(path: str, device: torch.device | str = "cpu", resolution: int | None = None) -> Adapter:
+    """Load a pipeline and wrap it. The header is read first, so a wrong family is refused before any weight."""
+    cls = adapter_class(read_header(path))
+    return cls(load_pipeline(path), device, resolution)

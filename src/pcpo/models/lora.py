@@ -1,0 +1,59 @@
+"""Choose what is trained, and save it in diffusers' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from pcpo.errors import ConfigError
+from pcpo.models.base import Adapter
+
+
+def add_lora(adapter: Adapter, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None) -> None:
+    """Put a fresh float32 LoRA (2106.09685) on the backbone: gaussian A, zero B, so it starts as the base model.
+
+    Raises ConfigError when a target matches no module.
+    """
+    from peft import LoraConfig
+
+    names = list(targets or adapter.lora_targets)
+    modules = [name for name, _ in adapter.unwrapped.named_modules()]
+    idle = [t for t in names if not any(m == t or m.endswith(f".{t}") for m in modules)]
+    if targets and idle:
+        raise ConfigError(
+            f"matches no module of {type(adapter.unwrapped).__name__}: {', '.join(idle)}", where="model.lora.targets"
+        )
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha or 2 * rank, init_lora_weights="gaussian", target_modules=names
+    )
+    adapter.unwrapped.add_adapter(config)
+
+
+def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters that receive gradients, in a fixed order."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def save_lora(adapter: Adapter, folder: Path) -> None:
+    """Write the LoRA where `pipe.load_lora_weights(folder)` finds it, with its alpha."""
+    from diffusers.training_utils import _collate_lora_metadata
+    from peft.utils import get_peft_model_state_dict
+
+    name, module = adapter.backbone_name, adapter.unwrapped
+    adapter.pipe.save_lora_weights(
+        folder,
+        **{f"{name}_lora_layers": get_peft_model_state_dict(module)},
+        **_collate_lora_metadata({name: module}),
+    )
+
+
+def save_tuned(adapter: Adapter, run_dir: Path, tune: str) -> Path:
+    """Save what was tuned under the run folder: `lora/`, or the backbone's own folder for a full fine-tuning."""
+    if tune == "lora":
+        save_lora(adapter, run_dir / "lora")
+        return run_dir / "lora"
+    target = run_dir / adapter.backbone_name
+    adapter.unwrapped.save_pretrained(target, safe_serialization=True)
+    return target

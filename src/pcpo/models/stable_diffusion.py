@@ -1,0 +1,56 @@
+"""Stable Diffusion 1.x and 2.x: U-Net, eps- or v-prediction, one CLIP text encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo.errors import ConfigError, ModelError
+from pcpo.models.base import Adapter
+from pcpo.samplers.grids import ddim_grid_from_scheduler
+from pcpo.types import Grid
+
+
+class StableDiffusionAdapter(Adapter):
+    """`StableDiffusionPipeline` with a DDIM schedule made from the pipeline's own scheduler."""
+
+    pipeline_class = "StableDiffusionPipeline"
+    kind = "diffusion"
+    backbone_name = "unet"
+
+    def __init__(self, pipe: Any, device: torch.device | str = "cpu", resolution: int | None = None) -> None:
+        from diffusers import DDIMScheduler
+
+        super().__init__(pipe, device, resolution)
+        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        self.prediction_type = self.scheduler.config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ModelError(
+                f"prediction_type {self.prediction_type} is not supported (epsilon and v_prediction are)",
+                where="model scheduler",
+            )
+        self.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
+
+    def native_resolution(self) -> int:
+        """Picture side in pixels that the model was made for."""
+        return int(self.unwrapped.config.sample_size * self.pipe.vae_scale_factor)
+
+    def encode_one(self, prompt: str) -> dict[str, Tensor]:
+        """prompt_embeds [1, tokens, width]."""
+        return {"prompt_embeds": self.pipe.encode_prompt(prompt, self.device, 1, False)[0]}
+
+    def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """eps [N, C, H, W]; a v-prediction is converted: eps = sqrt(ab) v + sqrt(1 - ab) x (2202.00512)."""
+        out = self.backbone(x, timestep, encoder_hidden_states=cond["prompt_embeds"], return_dict=False)[0]
+        if self.prediction_type == "epsilon":
+            return out
+        alpha_bar = self.alphas_cumprod[timestep.long()].view(-1, *[1] * (x.ndim - 1))
+        return alpha_bar.sqrt() * out.float() + (1 - alpha_bar).sqrt() * x
+
+    def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
+        """The DDIM grid of the scheduler; there is no other ideal one for a discrete schedule."""
+        if kind == "ideal":
+            raise ConfigError("sampler.grid ideal is for flow models; diffusion models use their scheduler's grid")
+        return ddim_grid_from_scheduler(self.scheduler, num_steps)

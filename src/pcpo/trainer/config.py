@@ -1,0 +1,255 @@
+"""The configuration of a run: one strict model per part, every field documented, senseless combinations refused.
+
+Field descriptions are the reference: the CLI and the docs print them. Batch arithmetic: an iteration samples
+B = batch.prompts * batch.group_size pictures and makes `train.epochs * train.updates` optimiser steps.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SamplerName = Literal["ddim", "flow_sde", "dance_sde", "cps", "precise"]
+DIFFUSION_SAMPLERS = ("ddim",)
+
+
+class Section(BaseModel):
+    """Base of all parts: unknown keys are errors, values are not changed after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class LoraSettings(Section):
+    """Low-rank adapter on the backbone (2106.09685)."""
+
+    rank: int = Field(16, ge=1, description="rank of the update matrices")
+    alpha: float | None = Field(None, gt=0, description="scale numerator; null: 2 * rank")
+    targets: list[str] | None = Field(None, description="module names; null: the attention projections")
+
+
+class ModelSettings(Section):
+    """Which pipeline is tuned, and which of its parameters."""
+
+    path: str = Field("emoji-sd", description="embedded model name, local pipeline folder, or hub id")
+    tune: Literal["lora", "full"] = Field("lora", description="train a LoRA, or all backbone weights")
+    lora: LoraSettings = LoraSettings()
+    resolution: int | None = Field(None, ge=8, description="picture side in pixels; null: the model's own")
+
+
+class RewardPart(Section):
+    """One reward: a built-in name, `module:function`, or `file.py:function`."""
+
+    name: str
+    weight: float = 1.0
+    options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward")
+
+
+class SamplerSettings(Section):
+    """The stochastic sampler that makes the pictures (equations: docs/explanation/equations.md section 2)."""
+
+    name: SamplerName = Field("ddim", description="step rule")
+    steps: int = Field(20, ge=1, le=1000, description="number of denoising steps T")
+    eta: float | None = Field(
+        None, ge=0, description="noise: eta of ddim, dance_sde, precise; a of flow_sde, cps; null: the usual one"
+    )
+    guidance_scale: float = Field(5.0, ge=0, description="classifier-free guidance; <= 1: off")
+    grid: Literal["scheduler", "ideal"] = Field("scheduler", description="time grid: the pipeline's, or the ideal one")
+    shift: float | None = Field(None, gt=0, description="time shift of an ideal flow grid; null: the scheduler's")
+    stochastic: Literal["all", "trained"] = Field(
+        "all", description="which steps draw noise: all, or only those trained (deterministic elsewhere)"
+    )
+
+
+class CreditSettings(Section):
+    """How credit is shared among the steps: the heart of PCPO (2509.25774)."""
+
+    schedule: Literal["native", "uniform", "proportional", "noise_aware", "guard"] = Field(
+        "uniform", description="target weight of each step"
+    )
+    apply: Literal["matching", "ratio", "variance", "lambda", "loss"] = Field(
+        "matching", description="where the target acts"
+    )
+
+
+class ObjectiveSettings(Section):
+    """The surrogate that is minimised for every (picture, step) pair."""
+
+    name: Literal["ppo_clip", "hinge", "log_hinge", "matching", "reinforce"] = "matching"
+    clip_range: float = Field(1e-4, gt=0, description="xi; with reduce=mean, 1e-6 to 1e-3 is usual")
+    reduce: Literal["mean", "sum"] = Field("mean", description="reduction of log-probs over latent dimensions")
+    quadratic: bool = Field(True, description="keep the quadratic term of the matching form")
+
+
+class AdvantageSettings(Section):
+    """How rewards become advantages."""
+
+    name: Literal["grpo", "global", "running"] = "grpo"
+    clip: float = Field(5.0, gt=0, description="advantages are clipped to +- this")
+    buffer: int = Field(32, ge=2, description="running: rewards remembered per prompt")
+    min_count: int = Field(
+        16, ge=1, description="running: below this many rewards of a prompt, the batch's mean and std are used"
+    )
+
+
+class PenaltySettings(Section):
+    """KL to the model before tuning."""
+
+    form: Literal["none", "exact", "rate"] = Field("none", description="exact step KL, or Flow-GRPO's rate form")
+    beta: float = Field(0.0, ge=0, description="its weight")
+
+
+class BatchSettings(Section):
+    """Pictures of an iteration."""
+
+    prompts: int = Field(6, ge=1, description="prompts per iteration, P")
+    group_size: int = Field(8, ge=1, description="pictures per prompt, G")
+    rollout: int | None = Field(None, ge=1, description="pictures per model call when sampling; null: all")
+    micro: int | None = Field(
+        None, ge=1, description="(picture, step) pairs per model call when training; null: as rollout"
+    )
+    same_noise: bool = Field(False, description="one initial noise for the whole group")
+
+
+class TrainSettings(Section):
+    """The update."""
+
+    iterations: int = Field(30, ge=1, description="rollout-and-update rounds")
+    updates: int = Field(1, ge=1, description="optimiser steps per pass over a rollout")
+    epochs: int = Field(1, ge=1, description="passes over a rollout")
+    select: Literal["all", "first", "random", "window"] = Field(
+        "all", description="which stochastic steps are trained: all, the first ones, a random set, a random window"
+    )
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for first, random and window")
+    filter: Literal["none", "zero_std"] = Field("none", description="zero_std: skip groups with equal rewards")
+
+
+class OptimSettings(Section):
+    """AdamW and what surrounds it."""
+
+    learning_rate: float = Field(3e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(1e-4, ge=0)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, description="gradient norm clip")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="EMA of the trained weights; null: none")
+
+
+class EvaluationSettings(Section):
+    """Fixed prompts and noises, before, during and after."""
+
+    every: int = Field(10, ge=1, description="iterations between evaluations")
+    prompts: str | list[str] | None = Field(None, description="null: the first training prompts")
+    num_prompts: int = Field(8, ge=1, description="at most this many prompts")
+    per_prompt: int = Field(2, ge=1, description="pictures per prompt")
+    steps: int | None = Field(None, ge=1, description="sampling steps; null: as in training")
+    guidance_scale: float | None = Field(None, ge=0, description="null: as in training")
+    deterministic: bool = Field(True, description="sample with std 0, as the pipeline does; false: as in training")
+    credit_probe: int = Field(8, ge=0, description="pictures whose per-step gradient is measured; 0: none")
+
+
+class RunSettings(Section):
+    """Where the run lives and how it is executed."""
+
+    output: str | None = Field(None, description="run folder; null: runs/NAME-SEED")
+    seed: int = Field(0, ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone; latents stay float32")
+    threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
+    checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
+
+
+class Config(Section):
+    """Everything about a run. `name` labels it in reports."""
+
+    name: str = Field("pcpo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    model: ModelSettings = ModelSettings()
+    prompts: str | list[str] = Field("common50", description="embedded set, .txt or .jsonl file, or a list")
+    reward: list[RewardPart] = Field([RewardPart(name="colorfulness")], description="weighted sum of these")
+    sampler: SamplerSettings = SamplerSettings()
+    credit: CreditSettings = CreditSettings()
+    objective: ObjectiveSettings = ObjectiveSettings()
+    advantage: AdvantageSettings = AdvantageSettings()
+    kl: PenaltySettings = PenaltySettings()
+    batch: BatchSettings = BatchSettings()
+    train: TrainSettings = TrainSettings()
+    optim: OptimSettings = OptimSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    run: RunSettings = RunSettings()
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _reward_shorthand(cls, value: Any) -> Any:
+        """Accept `reward: name` and lists that mix names and mappings."""
+        if isinstance(value, str | dict):
+            value = [value]
+        if isinstance(value, list):
+            return [{"name": part} if isinstance(part, str) else part for part in value]
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Config:
+        for problem in _contradictions(self):
+            raise ValueError(problem)
+        return self
+
+    @property
+    def pictures(self) -> int:
+        """B, pictures per iteration."""
+        return self.batch.prompts * self.batch.group_size
+
+
+def _contradictions(config: Config) -> list[str]:
+    """Combinations that validate field by field but make no sense together, each with its reason."""
+    found = []
+    batch, train, credit, objective = config.batch, config.train, config.credit, config.objective
+    diffusion = config.sampler.name in DIFFUSION_SAMPLERS
+    if not config.reward:
+        found.append("reward: at least one reward is needed")
+    if batch.group_size == 1 and config.advantage.name != "running":
+        found.append(
+            f"batch.group_size 1 with advantage.name {config.advantage.name}: a group of one always has advantage 0; "
+            "use 2 or more, or advantage.name=running"
+        )
+    if config.pictures % train.updates:
+        found.append(
+            f"train.updates {train.updates} does not divide the {config.pictures} pictures of an iteration "
+            "(batch.prompts * batch.group_size)"
+        )
+    if batch.rollout is not None and config.pictures % batch.rollout:
+        found.append(f"batch.rollout {batch.rollout} does not divide the {config.pictures} pictures of an iteration")
+    if config.sampler.eta == 0:
+        found.append("sampler.eta 0: a deterministic sampler has no log-probability to train on; use a value above 0")
+    if credit.apply in ("variance", "lambda") and not diffusion:
+        found.append(f"credit.apply {credit.apply} is defined for diffusion samplers only, not {config.sampler.name}")
+    if credit.schedule in ("noise_aware", "guard") and credit.apply != "loss":
+        found.append(f"credit.schedule {credit.schedule} weights the loss: it needs credit.apply=loss")
+    if credit.schedule not in ("noise_aware", "guard") and credit.apply == "loss":
+        found.append(f"credit.apply loss is for schedules noise_aware and guard, not {credit.schedule}")
+    if credit.schedule == "native" and credit.apply in ("variance", "lambda"):
+        found.append(f"credit.apply {credit.apply} changes the credit, but credit.schedule is native")
+    if credit.apply == "matching" and credit.schedule != "native" and objective.name != "matching":
+        found.append(
+            f"credit.apply matching replaces the log-ratio, so objective.name must be matching, not {objective.name}; "
+            "to reweight a true log-ratio use credit.apply=ratio"
+        )
+    if not objective.quadratic and objective.name != "matching":
+        found.append("objective.quadratic=false is for objective.name=matching: others need the exact log-ratio")
+    if objective.name == "reinforce" and train.updates * train.epochs > 1:
+        found.append(
+            "objective.name reinforce has no importance ratio, so it is on-policy for one update only; "
+            "set train.updates=1 and train.epochs=1, or another objective"
+        )
+    if config.kl.beta > 0 and config.kl.form == "none":
+        found.append("kl.beta is set but kl.form is none; choose exact or rate")
+    if train.select == "all" and train.fraction < 1:
+        found.append("train.fraction below 1 needs train.select=first, random or window")
+    if config.sampler.stochastic == "trained" and train.select == "all":
+        found.append("sampler.stochastic=trained needs train.select=first, random or window")
+    if train.select != "all" and int(config.sampler.steps * train.fraction) == 0:
+        found.append(
+            f"train.fraction {train.fraction} of {config.sampler.steps} steps is less than one step: nothing would be trained"
+        )
+    if config.sampler.shift is not None and (diffusion or config.sampler.grid != "ideal"):
+        found.append("sampler.shift applies to an ideal flow grid; set sampler.grid=ideal, or drop it")
+    return found

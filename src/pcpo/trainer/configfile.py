@@ -1,0 +1,169 @@
+"""Read, override, check and write configurations: presets, YAML files, `--set a.b=c`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pcpo.errors import ConfigError
+from pcpo.trainer.config import Config
+
+MAX_BYTES = 1 << 20
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without aliases (no entity bombs), that refuses a key given twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not allowed")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"key {key!r} is not text")
+            if key in seen:
+                raise yaml.YAMLError(f"key {key!r} is given twice")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 reads 1e-4 as text; read it as the number that everyone means.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("pcpo") / "presets"
+    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def parse_yaml(text: str, where: str) -> dict[str, Any]:
+    """A mapping from YAML text. Raises ConfigError for anything else."""
+    try:
+        data = _StrictLoader(text).get_single_data()
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"not valid YAML: {' '.join(str(error).split())}", where=where) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"expected settings by name, got {type(data).__name__}", where=where)
+    return data
+
+
+def read_source(source: str | Path) -> dict[str, Any]:
+    """The raw settings of a preset name or a YAML file.
+
+    A file may say `preset: NAME` to start from a preset. Raises ConfigError, naming the nearest preset.
+    """
+    names = preset_names()
+    if str(source) in names:
+        text = (resources.files("pcpo") / "presets" / f"{source}.yaml").read_text("utf-8")
+        return _with_base(parse_yaml(text, f"preset {source}"), f"preset {source}")
+    path = Path(source)
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml"):
+            raise ConfigError("no such file", where=str(path))
+        raise ConfigError(
+            f"no preset of this name{_nearest(str(source), names)}", where=str(source), fix="pcpo presets lists them"
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise ConfigError(f"larger than {MAX_BYTES} bytes", where=str(path))
+    try:
+        text = path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError("not UTF-8 text", where=str(path)) from None
+    return _with_base(parse_yaml(text, str(path)), str(path))
+
+
+def _with_base(data: dict[str, Any], where: str) -> dict[str, Any]:
+    base = data.pop("preset", None)
+    if base is None:
+        return data
+    if not isinstance(base, str) or base not in preset_names():
+        raise ConfigError(f"preset: {base!r} is not a preset{_nearest(str(base), preset_names())}", where=where)
+    return merge(read_source(base), data)
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: mappings merge key by key, anything else replaces."""
+    out = dict(base)
+    for key, value in over.items():
+        inner = out.get(key)
+        out[key] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return out
+
+
+def apply_overrides(data: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Lay `a.b=c` assignments on raw settings; the value is read as YAML."""
+    for assignment in assignments:
+        key, sep, text = assignment.partition("=")
+        if not sep or not key:
+            raise ConfigError("expected KEY=VALUE", where=f"--set {assignment}", fix="--set optim.learning_rate=1e-4")
+        value = parse_yaml(f"value: {text}", f"--set {assignment}").get("value")
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        data = merge(data, value)
+    return data
+
+
+def validate(data: dict[str, Any], where: str = "config") -> Config:
+    """A checked Config from raw settings. Raises ConfigError with one line that names the key and the remedy."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error), where=where) from None
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The Config of a preset or file with `--set` overrides laid on it."""
+    return validate(apply_overrides(read_source(source), overrides), str(source))
+
+
+def dump_config(config: Config) -> str:
+    """The resolved configuration as YAML; `load_config` reads it back equal."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def _explain(error: ValidationError) -> str:
+    first, *rest = error.errors()
+    loc = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        text = f"unknown key {loc}{_nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
+    elif loc:
+        text = f"{loc}: {first['msg'].removeprefix('Value error, ')}, got {str(first['input'])[:80]!r}"
+    else:
+        text = first["msg"].removeprefix("Value error, ")
+    return f"{text} (and {len(rest)} more)" if rest else text
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at a location in the config."""
+    model: type[BaseModel] = Config
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        annotation: Any = model.model_fields[part].annotation
+        candidates = [annotation, *getattr(annotation, "__args__", ())]
+        found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not found:
+            return []
+        model = found[0]
+    return list(model.model_fields)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else (f"; known: {', '.join(names)}" if names else "")

@@ -1,0 +1,53 @@
+"""Gather the per-pair metrics of an iteration into per-step and overall figures."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pcpo.types import LossTerms
+
+
+class Metrics:
+    """Collects detached [N] metrics with their step positions; reduced once, at the end, to spare device waits."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self._values: dict[str, list[Tensor]] = {}
+        self._positions: list[Tensor] = []
+
+    def add(self, out: LossTerms, positions: Tensor) -> None:
+        """Take the metrics of one micro-batch."""
+        self._positions.append(positions)
+        for name, value in {"loss": out.per_step.detach(), **out.metrics}.items():
+            self._values.setdefault(name, []).append(value)
+
+    def mean(self, name: str) -> float:
+        """Mean over all pairs."""
+        return float(self._all(name).mean())
+
+    def max_abs(self, name: str) -> float:
+        """Largest magnitude so far."""
+        return float(self._all(name).abs().max())
+
+    def has(self, name: str) -> bool:
+        """Whether any micro-batch reported this metric."""
+        return name in self._values
+
+    def per_step(self, name: str) -> list[float]:
+        """Mean per trained step [S]."""
+        return self._step_means(self._all(name)).tolist()
+
+    def std_per_step(self, name: str) -> list[float]:
+        """Population standard deviation per trained step [S]."""
+        values, positions = self._all(name), torch.cat(self._positions)
+        centred = values - self._step_means(values)[positions]
+        return self._step_means(centred.square()).sqrt().tolist()
+
+    def _all(self, name: str) -> Tensor:
+        return torch.cat(self._values[name]).double().cpu()
+
+    def _step_means(self, values: Tensor) -> Tensor:
+        positions = torch.cat(self._positions)
+        total = torch.zeros(self.num_steps, dtype=torch.float64).index_add_(0, positions, values)
+        return total / torch.bincount(positions, minlength=self.num_steps).clamp(min=1)

@@ -1,0 +1,76 @@
+"""Turn a configuration into the parts of the algorithm: sampler, grid, credit, objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pcpo.credit.apply import StepCredit, step_credit
+from pcpo.errors import ConfigError
+from pcpo.models.base import Adapter
+from pcpo.samplers import SAMPLERS, make_sampler
+from pcpo.samplers.base import Sampler
+from pcpo.trainer.config import Config
+from pcpo.trainer.schedule import eligible_steps, trained_steps
+from pcpo.types import Grid, StepStats
+
+
+@dataclass
+class Algorithm:
+    """Sampler and credit on one grid. `eligible` [E] are the steps that may be trained, `credit` has a row for each."""
+
+    config: Config
+    sampler: Sampler
+    grid: Grid
+    stats: StepStats
+    eligible: Tensor
+    credit: StepCredit
+
+    def trained(self, iteration: int) -> Tensor:
+        """Grid indices [S] trained in this iteration."""
+        return trained_steps(self.eligible, self.config.train, self.config.run.seed, iteration)
+
+    def credit_of(self, steps: Tensor) -> StepCredit:
+        """The credit rows of trained steps [S]."""
+        return self.credit[torch.searchsorted(self.eligible, steps)]
+
+    def sampling_stats(self, steps: Tensor) -> StepStats:
+        """Per-step coefficients [T] used to sample: deterministic outside `steps` where so configured."""
+        if self.config.sampler.stochastic == "all":
+            return self.stats
+        mask = torch.zeros(self.grid.num_steps, dtype=torch.bool)
+        mask[steps] = True
+        return self.sampler.stats_with(self.grid, mask)
+
+    def prediction_scale(self) -> Tensor | None:
+        """lambda_t [T] of credit.apply=lambda, 1 on steps that are not trained; None for the other applications."""
+        if self.config.credit.apply != "lambda":
+            return None
+        scale = torch.ones(self.grid.num_steps, dtype=torch.float64)
+        scale[self.eligible] = self.credit.prediction_scale
+        return scale
+
+
+def build_algorithm(config: Config, adapter: Adapter) -> Algorithm:
+    """Assemble the slots for a model. Raises ConfigError where sampler and model do not fit."""
+    name = config.sampler.name
+    if SAMPLERS[name].family not in (adapter.kind, "both"):
+        fitting = [n for n, spec in SAMPLERS.items() if spec.family == adapter.kind]
+        raise ConfigError(
+            f"{name} samples {SAMPLERS[name].family} models, and {config.model.path} is a {adapter.kind} model",
+            where="sampler.name",
+            fix=f"use one of {', '.join(fitting)}",
+        )
+    parameters: dict[str, float | str] = {}
+    if config.sampler.eta is not None:
+        parameters[SAMPLERS[name].parameter] = config.sampler.eta
+    if config.credit.apply == "variance":
+        parameters["variance"] = "pcpo"
+    sampler = make_sampler(name, **parameters)
+    grid = adapter.grid(config.sampler.steps, kind=config.sampler.grid, shift=config.sampler.shift)
+    stats = sampler.stats(grid)
+    eligible = eligible_steps(stats, config.train)
+    credit = step_credit(stats[eligible], config.credit.schedule, config.credit.apply)
+    return Algorithm(config, sampler, grid, stats, eligible, credit)

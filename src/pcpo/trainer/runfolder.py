@@ -1,0 +1,74 @@
+"""The run folder: made once, never shared by two different runs, never overwritten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pcpo.data.files import write_text_atomic
+from pcpo.errors import RunFolderError
+from pcpo.trainer.config import Config
+from pcpo.trainer.configfile import dump_config, load_config
+
+# Settings that say how a run is executed, not what it computes: they may differ on resume.
+EXECUTION_KEYS = {"run", "train.iterations", "evaluation"}
+
+
+def default_output(config: Config) -> Path:
+    """runs/NAME-SEED."""
+    return Path("runs") / f"{config.name}-{config.run.seed}"
+
+
+def check_output(config: Config, resume: bool) -> Path:
+    """The run folder that may be used, without touching it.
+
+    Raises RunFolderError: the folder holds something else, holds a run and `resume` is off, or there is nothing to
+    resume, or the settings of the stored run differ.
+    """
+    folder = Path(config.run.output) if config.run.output else default_output(config)
+    if folder.exists() and not folder.is_dir():
+        raise RunFolderError("is a file", where=str(folder), fix="choose another --output")
+    stored = folder / "config.yaml"
+    occupied = folder.is_dir() and any(folder.iterdir())
+    if not resume:
+        if stored.is_file():
+            raise RunFolderError(
+                "already holds a run", where=str(folder), fix="continue it with --resume, or choose another --output"
+            )
+        if occupied:
+            raise RunFolderError("is not empty and not a run", where=str(folder), fix="choose another --output")
+        return folder
+    if not stored.is_file():
+        raise RunFolderError("holds no run to resume", where=str(folder), fix="start it without --resume")
+    changed = differences(load_config(stored), config)
+    if changed:
+        raise RunFolderError(
+            f"the stored run has other settings: {'; '.join(changed[:3])}{' ...' if len(changed) > 3 else ''}",
+            where=str(folder),
+            fix="resume with the settings of its config.yaml, or choose another --output",
+        )
+    return folder
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """`key: old -> new` of the settings that change what a run computes."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{key} {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{e}.") for e in EXECUTION_KEYS)
+    ] + ([f"run.seed {old.run.seed} -> {new.run.seed}"] if old.run.seed != new.run.seed else [])
+
+
+def create(folder: Path, config: Config) -> None:
+    """Make the run folder and write the resolved configuration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(folder / "config.yaml", dump_config(config))
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    out: dict[str, object] = {}
+    for key, inner in value.items():
+        out.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+    return out

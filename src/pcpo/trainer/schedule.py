@@ -1,0 +1,60 @@
+"""Which steps are trained, and in which micro-batches: pure functions of the configuration, seed and iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from pcpo.errors import ConfigError
+from pcpo.trainer.config import TrainSettings
+from pcpo.types import StepStats
+
+
+def eligible_steps(stats: StepStats, train: TrainSettings) -> Tensor:
+    """Grid indices [E] of the steps that may be trained: those with noise; for select=first, the first ones only.
+
+    The credit target is computed over these, so that a random set or window does not change a step's weight.
+    Raises ConfigError when none is left.
+    """
+    steps = stats.index[stats.std > 0]
+    if train.select == "first":
+        steps = steps[steps < int(len(stats) * train.fraction)]
+    if len(steps) == 0:
+        raise ConfigError(
+            f"no step of this sampler is stochastic within train.fraction {train.fraction}: nothing would be trained",
+            where="train.fraction",
+        )
+    return steps
+
+
+def trained_steps(eligible: Tensor, train: TrainSettings, seed: int, iteration: int) -> Tensor:
+    """Grid indices [S], ascending, of the steps trained in one iteration."""
+    if train.select in ("all", "first"):
+        return eligible
+    count = max(1, int(len(eligible) * train.fraction))
+    generator = torch.Generator().manual_seed((seed << 32) + iteration)
+    if train.select == "window":
+        start = int(torch.randint(len(eligible) - count + 1, (1,), generator=generator))
+        return eligible[start : start + count]
+    return eligible[torch.randperm(len(eligible), generator=generator)[:count].sort().values]
+
+
+def minibatches(pictures: Tensor, updates: int, seed: int, iteration: int, epoch: int) -> list[Tensor]:
+    """Split picture indices [B] into `updates` equal parts, shuffled when there is more than one."""
+    if updates > 1:
+        generator = torch.Generator().manual_seed((seed << 32) + (iteration << 8) + epoch)
+        pictures = pictures[torch.randperm(len(pictures), generator=generator)]
+    return list(pictures.tensor_split(updates))
+
+
+def micro_batches(pictures: Tensor, num_steps: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """(picture index, trained-step position) pairs of a minibatch, at most `size` a model call.
+
+    Pairs run step by step over the same pictures, so with `size` equal to the rollout's call the network sees the same
+    batches as when sampling, and the first log-ratio is 0 bit for bit.
+    """
+    for part in pictures.split(size):
+        position = torch.arange(num_steps).repeat_interleave(len(part))
+        yield from zip(part.repeat(num_steps).split(size), position.split(size), strict=True)
