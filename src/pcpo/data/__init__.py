@@ -1,0 +1,1 @@
+"""Prompts, the prompt sampler, pictures and files."""
