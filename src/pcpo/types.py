@@ -43,8 +43,8 @@ class StepStats:
 
     x_next = x_coef * x_t - pred_coef * prediction + std * noise
 
-    borrowed (bool) marks a step where the sampler's rule has no value of its own and takes one from the next grid
-    point: Flow-SDE at t = 1, where its noise is infinite.
+    borrowed (bool) marks a step where the sampler's rule has no value of its own and takes one from the next
+    grid point: Flow-SDE at t = 1, where its noise is infinite.
     """
 
     index: Tensor
