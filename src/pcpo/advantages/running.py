@@ -16,23 +16,22 @@ class RunningStats:
 
     buffer_size   rewards kept per prompt
     min_count     below this many, the statistics of the whole batch stand in for the prompt's
-    clip          bound of the advantage
     """
 
-    def __init__(self, buffer_size: int = 32, min_count: int = 16, clip: float = 5.0) -> None:
+    def __init__(self, buffer_size: int = 32, min_count: int = 16) -> None:
         if not 1 <= min_count <= buffer_size:
             raise ConfigError(
                 f"min_count {min_count} with a buffer of {buffer_size}",
                 where="advantage running",
                 fix="use 1 <= min_count <= buffer_size",
             )
-        self.buffer_size, self.min_count, self.clip = buffer_size, min_count, clip
+        self.buffer_size, self.min_count = buffer_size, min_count
         self._buffers: dict[str, list[float]] = {}
 
-    def __call__(self, prompts: Sequence[str], rewards: Tensor, valid: Tensor) -> Tensor:
+    def __call__(self, rewards: Tensor, valid: Tensor, prompts: Sequence[str], clip: float = 5.0) -> Tensor:
         """Advantages [P, G] float32: (R - mean) / (std + 1e-4) over the prompt's buffer, clipped.
 
-        prompts of length P; rewards, valid [P, G]. The new rewards are added first. A picture on which the
+        rewards, valid [P, G]; prompts of length P. The new rewards are added first. A picture on which the
         reward abstained has advantage 0 and is not added. Equal rewards in one group still have an advantage
         if they differ from the prompt's past.
         """
@@ -47,7 +46,7 @@ class RunningStats:
         for p, prompt in enumerate(prompts):
             own = torch.tensor(self._buffers[prompt], dtype=torch.float64)
             advantage[p] = _standardise(r[p], own if len(own) >= self.min_count else batch)
-        return advantage.clamp(-self.clip, self.clip).masked_fill(~keep, 0).float().to(rewards.device)
+        return advantage.clamp(-clip, clip).masked_fill(~keep, 0).float().to(rewards.device)
 
     def state_dict(self) -> dict[str, list[float]]:
         """Prompt -> its rewards, oldest first; ready for JSON."""

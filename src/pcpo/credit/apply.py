@@ -39,6 +39,9 @@ class StepCredit:
     loss_weight: Tensor
     prediction_scale: Tensor
 
+    def __getitem__(self, rows: Tensor | slice) -> StepCredit:
+        return StepCredit(**{name: getattr(self, name)[rows] for name in self.__dataclass_fields__})
+
 
 def check_credit(schedule: str, apply: str, sampler_family: str) -> None:
     """Raise ConfigError, with the reason, for unknown names and pairs that make no sense.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pcpo.objectives.compose import OBJECTIVES, ObjectiveSpec, make_objective
-from pcpo.objectives.penalties import PENALTIES, PenaltySpec
+from pcpo.objectives.penalties import PENALTIES
 from pcpo.objectives.ratio import log_ratio
 
-__all__ = ["OBJECTIVES", "PENALTIES", "ObjectiveSpec", "PenaltySpec", "log_ratio", "make_objective"]
+__all__ = ["OBJECTIVES", "PENALTIES", "ObjectiveSpec", "log_ratio", "make_objective"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -16,8 +15,8 @@ Penalty = Callable[[Tensor, StepStats, str], Tensor]
 def kl_exact(diff_ref: Tensor, stats_rows: StepStats, reduce: str = "mean") -> Tensor:
     """KL of the step from the reference's, |dmu|^2 / (2 s^2) with dmu = k d; [N].
 
-    diff_ref d [N, ...] = prediction - reference prediction; stats_rows: the row of each pair, fields [N], std
-    > 0.
+    diff_ref d [N, ...] = prediction - reference prediction; stats_rows: the row of each pair [N],
+    with std > 0.
     """
     w = stats_rows.pred_coef / stats_rows.std
     return 0.5 * reduce_latent((per_row(w, diff_ref) * diff_ref) ** 2, reduce)
@@ -29,18 +28,4 @@ def kl_rate(diff_ref: Tensor, stats_rows: StepStats, reduce: str = "mean") -> Te
     return kl * stats_rows.dt.to(kl.dtype).to(kl.device)
 
 
-@dataclass(frozen=True)
-class PenaltySpec:
-    """A registered penalty."""
-
-    function: Penalty
-    summary: str
-    source: str
-
-
-PENALTIES: dict[str, PenaltySpec] = {
-    "kl_exact": PenaltySpec(kl_exact, "KL of each step from the reference model's", "2305.16381"),
-    "kl_rate": PenaltySpec(
-        kl_rate, "The same per unit of variance rate, as Flow-GRPO codes it", "2505.05470"
-    ),
-}
+PENALTIES: dict[str, Penalty] = {"exact": kl_exact, "rate": kl_rate}

@@ -20,10 +20,13 @@ from pcpo.samplers.precise import precise
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """A registered sampler: its rule, the grids it works on, and its one parameter with default and range."""
+    """A registered sampler: its rule and its one parameter, with default and range (0 to maximum).
+
+    family: the grids that it works on, "diffusion", "flow" or "both".
+    """
 
     rule: Callable[..., Coefficients]
-    families: tuple[str, ...]
+    family: str
     parameter: str | None
     default: float
     maximum: float
@@ -34,11 +37,11 @@ class SamplerSpec:
 
 SAMPLERS: dict[str, SamplerSpec] = {
     "ddim": SamplerSpec(
-        ddim, ("diffusion",), "eta", 1.0, 1.0, "DDIM; eta 1 has DDPM's variance", "2010.02502 eq. 12, 16"
+        ddim, "diffusion", "eta", 1.0, 1.0, "DDIM; eta 1 has DDPM's variance", "2010.02502 eq. 12, 16"
     ),
     "flow_sde": SamplerSpec(
         flow_sde,
-        ("flow",),
+        "flow",
         "noise_level",
         0.7,
         math.inf,
@@ -47,17 +50,15 @@ SAMPLERS: dict[str, SamplerSpec] = {
         borrows_at_one=True,
     ),
     "dance_sde": SamplerSpec(
-        dance_sde, ("flow",), "eta", 0.3, math.inf, "SDE with a constant noise rate", "2505.07818"
+        dance_sde, "flow", "eta", 0.3, math.inf, "SDE with a constant noise rate", "2505.07818"
     ),
     "cps": SamplerSpec(
-        cps, ("flow",), "noise_level", 0.7, 1.0, "Re-noises a fixed share of the noise level", "2509.05952"
+        cps, "flow", "noise_level", 0.7, 1.0, "Re-noises a fixed share of the noise level", "2509.05952"
     ),
     "precise": SamplerSpec(
-        precise, ("flow",), "eta", 0.7, math.inf, "Re-noises as much as the step decays", "2605.23522"
+        precise, "flow", "eta", 0.7, math.inf, "Re-noises as much as the step decays", "2605.23522"
     ),
-    "ode": SamplerSpec(
-        ode, ("flow", "diffusion"), None, 0.0, 0.0, "Deterministic: Euler, or DDIM with eta 0", "2010.02502"
-    ),
+    "ode": SamplerSpec(ode, "both", None, 0.0, 0.0, "Deterministic: Euler, or DDIM with eta 0", "2010.02502"),
 }
 
 
