@@ -1,0 +1,139 @@
+"""The run's log: one JSON object a line, appended while it trains and read back as typed records.
+
+A line is one event, told apart by its "type" (see `records`). Numbers that are not finite are written as
+null, so that every line is plain JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import ValidationError
+
+from pcpo.errors import RunFolderError
+from pcpo.observe.records import RunLog
+
+
+def plain(value: Any) -> Any:
+    """Make a value fit JSON: tensors and arrays become lists, paths text, nan and inf None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, os.PathLike) else value
+
+
+class EventWriter:
+    """Append events to a file, each line in one unbuffered write: a killed run loses at most its last line.
+
+    A line that an earlier process left unfinished at the end of the file is removed when the file is opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _mend_last_line(self.path)
+        self._file = self.path.open("ab", buffering=0)
+
+    def write(self, kind: str, /, **fields: Any) -> dict[str, Any]:
+        """Append one event of type `kind` and return it as it was written.
+
+        Raises TypeError when a field is of a type that JSON cannot hold; nothing is written then.
+        """
+        event = {"type": kind, **plain(fields)}
+        self._file.write(json.dumps(event, allow_nan=False).encode("ascii") + b"\n")
+        return event
+
+    def close(self) -> None:
+        """Close the file; closing twice is allowed."""
+        self._file.close()
+
+    def __enter__(self) -> EventWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _mend_last_line(path: Path) -> None:
+    """Make the file end at a line's end: complete a whole last event, cut a torn one."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        data = file.read()
+        tail = data[data.rfind(b"\n") + 1 :]
+        if not tail:
+            return
+        try:
+            _parse(tail)
+        except ValueError:
+            file.truncate(len(data) - len(tail))
+        else:
+            file.write(b"\n")
+
+
+def read_events(path: str | Path) -> RunLog:
+    """Read events.jsonl into a RunLog.
+
+    When iterations repeat, the run restarted from an older checkpoint: the last line for an iteration counts,
+    and later iterations of the abandoned attempt are dropped. A last line without its newline that cannot be
+    parsed was torn by a kill and is skipped. Any other malformed line raises RunFolderError with its number,
+    as does a file that cannot be read.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot be read ({error.strerror})", where=str(path), fix="name the folder of a run"
+        ) from error
+    log = RunLog()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            log.add(_parse(line))
+        except ValueError as error:
+            if number == len(lines) and not isinstance(error, ValidationError):
+                break
+            raise RunFolderError(
+                f"malformed event: {_reason(error)}",
+                where=f"{path}, line {number}",
+                fix="remove that line or restore the file",
+            ) from error
+    return log
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    """Parse one line; ValueError unless it is strict JSON in UTF-8 and an object."""
+    try:
+        event = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(event, dict):
+        raise ValueError("not a JSON object")
+    return event
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _reason(error: ValueError) -> str:
+    """One line for any parse or validation error."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(str(part) for part in first['loc']) or 'event'}: {first['msg']}"
+    return str(error)
