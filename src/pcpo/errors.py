@@ -1,4 +1,4 @@
-"""One tree of errors. Every message says what is wrong, where, and what to do; the CLI prints it on one line."""
+"""One tree of errors. A message says what is wrong, where, and what to do; the CLI prints it on one line."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ class ImageError(PCPOError):
     """A picture file that is missing, too large, of a format that is not allowed, or damaged."""
 
     exit_code = 9
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a foreign error's message, at most 200 characters, to be quoted in one of ours."""
+    return (str(error).strip().splitlines() or ["(no message)"])[0][:200]
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:

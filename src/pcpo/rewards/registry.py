@@ -1,0 +1,185 @@
+"""Rewards by name. Importing this module loads neither torch nor a model, so that listing them is instant."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from pcpo.errors import PCPOError, RewardError, one_line
+
+if TYPE_CHECKING:
+    from pcpo.types import Reward
+
+
+@dataclass(frozen=True)
+class RewardSpec:
+    """One line for lists, where the code is (``module:attribute``), and where the idea is from."""
+
+    summary: str
+    target: str
+    source: str
+
+
+REWARDS: dict[str, RewardSpec] = {
+    "clip_score": RewardSpec(
+        "text alignment: cosine by a CLIP-like model; options: model (folder or hub id), device, batch_size",
+        "pcpo.rewards.clip:CLIPScore",
+        "2104.08718",
+    ),
+    "colorfulness": RewardSpec(
+        "Hasler-Suesstrunk colourfulness, 0 (grey) to about 110",
+        "pcpo.rewards.builtin:colorfulness",
+        "Hasler and Suesstrunk 2003",
+    ),
+    "emoji_clip": RewardSpec(
+        "text alignment: cosine by the small CLIP that ships with the package; options: device, batch_size",
+        "pcpo.rewards.clip:EmojiCLIP",
+        "2104.08718",
+    ),
+    "jpeg_compressibility": RewardSpec(
+        "minus the JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_compressibility", "2305.13301"
+    ),
+    "jpeg_incompressibility": RewardSpec(
+        "JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_incompressibility", "2305.13301"
+    ),
+}
+
+
+def load_reward(name: str, /, **options: Any) -> Reward:
+    """Return a reward: a built-in name, ``module:attribute`` or ``path/to/file.py:attribute``.
+
+    A function (or another callable object) is the reward itself and takes no options; a class is called
+    with the options and its instance is the reward.
+
+    The last two forms import and run the code they name, with all rights of this process: name only code
+    that you trust.
+
+    Raises RewardError for an unknown name (naming the nearest), a file, module or attribute that is
+    missing, code that fails while it is imported, and options that do not fit.
+    """
+    where = f"reward {name!r}"
+    target = REWARDS[name].target if name in REWARDS else name
+    place, colon, attribute = target.rpartition(":")
+    if not colon:
+        raise _unknown(name)
+    if not place or not attribute:
+        raise RewardError("not of the form module:function", where=where, fix="write file.py:function")
+    module = _module_of_file(Path(place), where) if place.endswith(".py") else _module(place, where)
+    if not hasattr(module, attribute):
+        raise RewardError(
+            f"{place} has no {attribute!r}", where=where, fix=_nearest(attribute, _callables(module))
+        )
+    found = getattr(module, attribute)
+    if inspect.isclass(found):
+        return _instance(found, options, where)
+    if not callable(found):
+        raise RewardError(
+            f"is {type(found).__name__}, not callable", where=where, fix="name a function or a class"
+        )
+    if options:
+        raise RewardError(
+            f"a function takes no options, got {', '.join(options)}",
+            where=where,
+            fix="write a class whose __init__ takes them and whose __call__ is the reward",
+        )
+    return found
+
+
+def build_rewards(parts: Sequence[tuple[str, float, Mapping[str, Any]]]) -> Reward:
+    """Load parts (name, weight, options) as one WeightedSum; each is reported under its name.
+
+    A part from a file or module goes by the attribute alone; a name that comes again gets ``_2``, ``_3``, ...
+    Raises RewardError as `load_reward` does.
+    """
+    from pcpo.rewards.mixing import WeightedSum
+
+    loaded: list[tuple[str, Reward, float]] = []
+    for name, weight, options in parts:
+        label = name.rpartition(":")[2]
+        earlier = sum(other.rpartition(":")[2] == label for other, _, _ in parts[: len(loaded)])
+        loaded.append((f"{label}_{earlier + 1}" if earlier else label, load_reward(name, **options), weight))
+    return WeightedSum(loaded)
+
+
+def _unknown(name: str) -> RewardError:
+    if name.endswith(".py"):
+        return RewardError("names a file only", where=f"reward {name!r}", fix=f"write {name}:function")
+    fix = f"{_nearest(name, list(REWARDS))}; or give module:function or path/to/file.py:function"
+    return RewardError("unknown name", where=f"reward {name!r}", fix=fix)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
+
+
+def _callables(module: ModuleType) -> list[str]:
+    return [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+
+
+def _module(name: str, where: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise RewardError(
+                f"no module {name!r}", where=where, fix="install it, or name a file: path/to/file.py:function"
+            ) from error
+        raise _failed_import(error, where) from error
+    except (Exception, SystemExit) as error:  # importing runs the user's code
+        raise _failed_import(error, where) from error
+
+
+def _module_of_file(path: Path, where: str) -> ModuleType:
+    """Run a file as a module of its own; it is run again each time it is loaded, so edits count."""
+    if not path.is_file():
+        raise RewardError("no such file", where=where, fix="check the path")
+    name = f"pcpo_user_reward_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # the suffix is .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up while it runs
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # running the file is running the user's code
+        del sys.modules[name]
+        raise _failed_import(error, where) from error
+    return module
+
+
+def _failed_import(error: BaseException, where: str) -> RewardError:
+    what = f"import raised {type(error).__name__}: {one_line(error)}"
+    return RewardError(what, where=where, fix="mend the module")
+
+
+def _instance(cls: type, options: Mapping[str, Any], where: str) -> Reward:
+    try:
+        inspect.signature(cls).bind(**options)
+    except (TypeError, ValueError) as error:  # ValueError: a class of C code without a signature
+        raise RewardError(
+            f"options do not fit ({error})", where=where, fix="see the arguments of its __init__"
+        ) from error
+    try:
+        reward = cls(**options)
+    except PCPOError:
+        raise
+    except Exception as error:  # __init__ is the user's code
+        raise RewardError(
+            f"could not be made: {type(error).__name__}: {one_line(error)}",
+            where=where,
+            fix="mend __init__ or the options",
+        ) from error
+    if not callable(reward):
+        raise RewardError("its instances are not callable", where=where, fix="give the class a __call__")
+    return reward
+
+
+__all__ = ["REWARDS", "RewardSpec", "build_rewards", "load_reward"]
