@@ -41,7 +41,8 @@ def test_follows_pillow(shape, resample):
         top, left = (height - 24) // 2, (width - 20) // 2
         crop = np.asarray(small)[top : top + 24, left : left + 20]
         difference = ((got * STD + MEAN) * 255 - torch.from_numpy(crop.copy()).permute(2, 0, 1)).abs()
-        assert difference.max() <= 2.01 and difference.mean() < 0.1  # Pillow's weights are fixed-point
+        # Pillow's weights are fixed-point: a rare pixel falls on the other side of a half
+        assert difference.max() < 1.01 and difference.mean() < 0.03
 
 
 def test_equals_the_processor_of_transformers():
