@@ -73,7 +73,7 @@ def test_log_ratio_is_exactly_zero_at_the_sampling_policy(setting):
 
 
 def test_expected_log_ratio_is_minus_kl(setting):
-    sampler, stats, i, x_t, pred, _ = setting
+    _, stats, i, _, pred, _ = setting
     new = pred + 0.3
     w = native(stats)[i]
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

@@ -24,8 +24,8 @@ def test_independent_of_batch_and_order(batch, random, seed, step):
 
 
 def test_every_argument_counts():
-    base = dict(seed=1, prompt="a cat", sample=2, step=3, shape=(4,))
-    other = [dict(seed=2), dict(prompt="a cat "), dict(sample=3), dict(step=INITIAL)]
+    base = {"seed": 1, "prompt": "a cat", "sample": 2, "step": 3, "shape": (4,)}
+    other = [{"seed": 2}, {"prompt": "a cat "}, {"sample": 3}, {"step": INITIAL}]
     drawn = [latent_noise(**base)] + [latent_noise(**{**base, **change}) for change in other]
     assert torch.unique(torch.stack(drawn), dim=0).shape[0] == len(drawn)
     # digits do not run together: (1, 12) is not (11, 2)

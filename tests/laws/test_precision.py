@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from pcpo.samplers import make_sampler
@@ -12,7 +11,7 @@ PICTURES, STEPS, SHAPE, CLIP = 4, 50, (4, 64, 64), 1e-4
 
 
 def share_outside_clip(dtype):
-    """Share of (picture, step) pairs whose log-ratio is beyond the clip before any update, from rounding alone."""
+    """Share of (picture, step) pairs that rounding alone puts beyond the clip, before any update."""
     sampler = make_sampler("ddim", eta=1.0)
     stats = sampler.stats(ddim_grid(STEPS))
     g = torch.Generator().manual_seed(0)

@@ -54,10 +54,13 @@ class RunningStats:
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         """Put back what `state_dict` gave. Raises CheckpointError if it is not of that form."""
-        for prompt, buffer in state.items():
-            if not isinstance(prompt, str) or not all(isinstance(value, float) for value in buffer):
-                raise CheckpointError("not prompt -> list of rewards", where="advantage running")
+        if not isinstance(state, dict) or not all(map(_is_buffer, state.values())):
+            raise CheckpointError("not prompt -> list of rewards", where="advantage running")
         self._buffers = {prompt: list(buffer)[-self.buffer_size :] for prompt, buffer in state.items()}
+
+
+def _is_buffer(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(reward, float) for reward in value)
 
 
 def _standardise(rewards: Tensor, sample: Tensor) -> Tensor:
