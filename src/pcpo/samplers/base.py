@@ -18,8 +18,6 @@ from pcpo.samplers.coefficients import Coefficients
 from pcpo.samplers.ode import ode
 from pcpo.types import Grid, StepOutput, StepStats
 
-REDUCTIONS = ("mean", "sum")
-
 
 @dataclass(frozen=True)
 class Sampler:
