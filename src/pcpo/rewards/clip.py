@@ -112,8 +112,8 @@ def _load(name: str) -> tuple[Any, Any, Preprocess]:
 
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        preprocess = Preprocess.from_config(_preprocessor_config(name, local), where=where)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        preprocess = Preprocess.from_config(_preprocessor_config(name, local), where=where)
         model, loading = AutoModel.from_pretrained(
             name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
         )
