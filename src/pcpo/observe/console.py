@@ -37,6 +37,8 @@ class Console:
             TextColumn("time left"),
             TimeRemainingColumn(),
             console=self._terminal,
+            # Iterations may take minutes; with the usual 30 s there would never be two of them to measure.
+            speed_estimate_period=3600,
             disable=not bars,
             transient=True,
         )

@@ -11,6 +11,8 @@ from pcpo.observe.numbers import number, percent, relative_change
 from pcpo.observe.records import Iteration, RunLog
 from pcpo.observe.series import mean
 
+ALGORITHM = (("credit", "schedule"), ("objective", "name"), ("sampler", "name"))
+
 
 def title_words(log: RunLog) -> dict[str, str]:
     """Model, algorithm and reward in words, from run_start or else from the resolved config."""
@@ -35,8 +37,9 @@ def _at(config: Mapping[str, Any], *keys: str) -> str:
 
 
 def _algorithm(config: Mapping[str, Any]) -> str:
-    credit, sampler = _at(config, "credit", "schedule"), _at(config, "sampler", "name")
-    return " on ".join(filter(None, (f"{credit} credit" if credit else "", sampler)))
+    """The parts that make the algorithm: proportional credit, matching objective, flow_sde sampler."""
+    named = {part: _at(config, part, key) for part, key in ALGORITHM}
+    return ", ".join(f"{value} {part}" for part, value in named.items() if value)
 
 
 def _reward(parts: Any) -> str:
@@ -95,12 +98,13 @@ def tiles(log: RunLog) -> Safe:
     speed = mean([row.pictures_per_second for row in rows])
     if speed is not None:
         figures["pictures per second"] = number(speed, 3)
-    total = log.end.seconds if log.end and log.end.seconds is not None else _total(rows, "total")
-    if total is not None:
-        figures["time"] = duration(total)
+    training, ended = _total(rows, "total"), log.end.seconds if log.end else None
+    if training is not None or ended is not None:
+        # run_end knows only the last process of a resumed run; the iterations leave out the evaluations.
+        figures["time"] = duration(max(training or 0.0, ended or 0.0))
     parts = [_total(rows, part) for part in ("rollout", "reward", "update")]
-    if total and all(parts):
-        split = (f"{100 * (part or 0) / total:.0f}" for part in parts)
+    if training and all(parts):
+        split = (f"{100 * (part or 0) / training:.0f}" for part in parts)
         figures["rollout / reward / update"] = f"{' / '.join(split)} %"
     start = log.run_start
     if start and start.trainable_parameters is not None:

@@ -90,6 +90,11 @@ def step_shares(log: RunLog) -> StepShares | None:
         steps, native, target = measured[-1].steps, measured[-1].native_share, measured[-1].target_share
     else:
         return None
+    if measured and not any(event.steps == steps for event in measured):
+        # A run that trains other steps each time: shares can be compared only among steps measured together.
+        together = measured[-1].steps
+        native, target = _at_steps(steps, native, together), _at_steps(steps, target, together)
+        steps = together
     rows = [shares(event.share) for event in measured if event.steps == steps]
     columns = list(zip(*rows, strict=True))
     return StepShares(
@@ -101,6 +106,12 @@ def step_shares(log: RunLog) -> StepShares | None:
         high=[max(column) for column in columns],
         measurements=len(rows),
     )
+
+
+def _at_steps(steps: list[int], values: list[float | None], wanted: list[int]) -> list[float | None]:
+    """The values of the wanted steps; None where a step has none."""
+    of_step = dict(zip(steps, values, strict=False))
+    return [of_step.get(step) for step in wanted]
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -150,7 +161,7 @@ def clip_grid(log: RunLog, limit: int) -> ClipGrid | None:
             value = mean([_of_step(row, step) for row in chunk])
             if value is not None:
                 cells.append(Cell(column, position, value, f"step {step}, {when}"))
-    return ClipGrid(steps, columns, cells)
+    return ClipGrid(steps, columns, cells) if cells else None
 
 
 def _of_step(row: Iteration, step: int) -> float | None:

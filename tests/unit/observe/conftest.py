@@ -1,19 +1,27 @@
-"""A run folder that looks like a real one: a log of plausible numbers, and pictures that get more colourful."""
+"""Fixtures: run folders that look real, with plausible numbers and pictures that get more colourful."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 from pcpo.observe.events import EventWriter
 
 STEPS = list(range(10))
-PROMPTS = ["a red apple", "a blue fish", "a smiling face", "a rocket", "a house with a garden", "a green frog"]
+PROMPTS = [
+    "a red apple",
+    "a blue fish",
+    "a smiling face",
+    "a rocket",
+    "a house with a garden",
+    "a green frog",
+]
 
 CONFIG = {
     "name": "pcpo-emoji-sd3",
@@ -31,7 +39,10 @@ ENVIRONMENT = {"python": "3.11.7", "platform": "Linux x86_64", "torch": "2.13.0"
 def draw_picture(index: int, progress: float, side: int = 64) -> Image.Image:
     """A face-like disc on a light ground, grey at progress 0 and vivid at 1."""
     noise = np.random.default_rng(index).normal(0, 10 * (1 - progress), (side, side, 3))
-    grey, vivid = 150, [(214, 40, 40), (32, 96, 210), (240, 180, 20), (120, 60, 190), (30, 160, 90)][index % 5]
+    grey, vivid = (
+        150,
+        [(214, 40, 40), (32, 96, 210), (240, 180, 20), (120, 60, 190), (30, 160, 90)][index % 5],
+    )
     colour = tuple(round(grey + progress * (part - grey)) for part in vivid)
     picture = Image.new("RGB", (side, side), (244, 244, 246))
     pen = ImageDraw.Draw(picture)
@@ -57,9 +68,7 @@ def native_weights(steps: Sequence[int]) -> tuple[list[float], list[float]]:
 def iteration_fields(number: int, total: int, rng: random.Random, steps: Sequence[int]) -> dict[str, object]:
     """One iteration of a run that learns along a saturating curve."""
     progress = 1 - math.exp(-3 * number / total)
-    clipped = [
-        max(0.0, 0.04 + 0.3 * progress * math.exp(-step / 4) + rng.gauss(0, 0.015)) for step in steps
-    ]
+    clipped = [max(0.0, 0.04 + 0.3 * progress * math.exp(-step / 4) + rng.gauss(0, 0.015)) for step in steps]
     return {
         "iteration": number,
         "reward_mean": 31 + 16 * progress + rng.gauss(0, 1.0),
@@ -82,34 +91,37 @@ def iteration_fields(number: int, total: int, rng: random.Random, steps: Sequenc
     }
 
 
-def save_evaluation(writer: EventWriter, run: Path, at: int, total: int, pictures: int, side: int) -> None:
+def save_evaluation(
+    writer: EventWriter, run: Path, at: int, total: int, prompts: Sequence[str], side: int
+) -> None:
     """Draw an evaluation's pictures and log it."""
     progress = 1 - math.exp(-3 * at / total)
-    names = [f"images/{at:06d}/{index:02d}.png" for index in range(pictures)]
+    names = [f"images/{at:06d}/{index:02d}.png" for index in range(len(prompts))]
     (run / "images" / f"{at:06d}").mkdir(parents=True, exist_ok=True)
     for index, name in enumerate(names):
         draw_picture(index, progress, side).save(run / name)
-    values = [31 + 16 * progress + (index % 7) - 3 for index in range(pictures)]
+    values = [31 + 16 * progress + (index % 7) - 3 for index in range(len(prompts))]
     writer.write(
         "evaluation",
         iteration=at,
         reward_mean=sum(values) / len(values),
         reward_std=2.0,
         rewards={"colorfulness": 30 + 15 * progress, "alignment": 0.31 + 0.02 * progress},
-        prompts=[PROMPTS[index % len(PROMPTS)] for index in range(pictures)],
+        prompts=list(prompts),
         values=values,
         sheet=f"images/{at:06d}.png",
         pictures=names,
     )
 
 
-def make_run(
+def write_run(
     run: Path,
     iterations: int = 30,
     evaluations: Sequence[int] = (0, 10, 20, 30),
     *,
     pictures: int = 12,
     side: int = 64,
+    prompts: Sequence[str] = PROMPTS,
     gradient_share: bool = True,
     fraction: float = 1.0,
     ended: bool = True,
@@ -137,7 +149,8 @@ def make_run(
                 trained = STEPS if fraction == 1 else sorted(rng.sample(STEPS, round(fraction * len(STEPS))))
                 writer.write("iteration", **iteration_fields(number, max(iterations, 1), rng, trained))
             if number in evaluations:
-                save_evaluation(writer, run, number, max(iterations, 1), pictures, side)
+                asked = [prompts[index % len(prompts)] for index in range(pictures)]
+                save_evaluation(writer, run, number, max(iterations, 1), asked, side)
                 if gradient_share:
                     measured = [weight * rng.uniform(0.85, 1.18) for weight in target]
                     share = [weight / sum(measured) for weight in measured]
@@ -145,3 +158,15 @@ def make_run(
         if ended:
             writer.write("run_end", iterations=iterations, reason="finished", seconds=5.1 * iterations)
     return run
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Path]:
+    return write_run
+
+
+@pytest.fixture(scope="session")
+def typical_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve iterations, three evaluations of eight pictures, six of ten steps trained each. Read only."""
+    folder = tmp_path_factory.mktemp("typical")
+    return write_run(folder, iterations=12, evaluations=(0, 6, 12), pictures=8, fraction=0.6)
