@@ -18,9 +18,7 @@ ITERATION = "iteration"
 def reward_curve(log: RunLog, width: int) -> Safe | None:
     """Training reward with a band of one standard deviation, and the evaluations, over the iterations."""
     training = series(log.iterations, lambda row: row.reward_mean, lambda row: row.reward_std)
-    evaluated = [
-        (event.iteration, event.reward_mean) for event in log.evaluations if event.reward_mean is not None
-    ]
+    evaluated = [(event.iteration, event.reward_mean) for event in log.evaluations if event.reward_mean is not None]
     if not training and not evaluated:
         return None
     frame = Frame(width, 360 if width > 600 else 270, right=20)
@@ -39,9 +37,7 @@ def reward_curve(log: RunLog, width: int) -> Safe | None:
         path([*upper, *reversed(lower)], "band", closed=True) if len(training) > 1 else None,
         path([(x(sample.x), y(sample.value)) for sample in training], "line training") if training else None,
         [_dot(x, y, sample, "dot training", _radius(len(training))) for sample in training],
-        path([(x(at), y(value)) for at, value in evaluated], "line evaluation")
-        if len(evaluated) > 1
-        else None,
+        path([(x(at), y(value)) for at, value in evaluated], "line evaluation") if len(evaluated) > 1 else None,
         [_evaluation_mark(x(at), y(value), at, value) for at, value in evaluated],
         _end_labels(frame, x, y, evaluated),
     )
@@ -103,9 +99,7 @@ def credit_bars(shares: StepShares, width: int) -> Safe | None:
         start = left + slot * (position + 0.09)
         for offset, (kind, values) in enumerate(kinds):
             at, value = start + offset * bar, values[position]
-            bars.append(
-                _bar(at, bar, y, value, kind, f"step {step}, {_KINDS[kind]}: {percent(value)} of the credit")
-            )
+            bars.append(_bar(at, bar, y, value, kind, f"step {step}, {_KINDS[kind]}: {percent(value)} of the credit"))
         if shares.measurements > 1 and shares.measured:
             middle = start + (len(kinds) - 0.5) * bar
             ends = [(middle, y(shares.low[position])), (middle, y(shares.high[position]))]
@@ -113,9 +107,7 @@ def credit_bars(shares: StepShares, width: int) -> Safe | None:
     return frame.draw(
         "credit-bars",
         "Share of the credit per sampling step: "
-        + "; ".join(
-            f"{_KINDS[kind]} from {percent(min(values))} to {percent(max(values))}" for kind, values in kinds
-        ),
+        + "; ".join(f"{_KINDS[kind]} from {percent(min(values))} to {percent(max(values))}" for kind, values in kinds),
         frame.y_axis(y, "share of the credit", shares=True),
         bars,
         _step_axis(frame, shares.steps, slot),
@@ -127,9 +119,7 @@ _KINDS = {"native": "native weight", "target": "target", "measured": "measured g
 
 def _bar(x: float, width: float, y: Scale, value: float, kind: str, tooltip: str) -> Safe:
     top, gap = y(value), min(1.0, width * 0.12)
-    return titled(
-        "rect", tooltip, x=x, y=top, width=width - gap, height=max(y.start - top, 0.5), class_=f"bar {kind}"
-    )
+    return titled("rect", tooltip, x=x, y=top, width=width - gap, height=max(y.start - top, 0.5), class_=f"bar {kind}")
 
 
 def _step_axis(frame: Frame, steps: Sequence[int], slot: float) -> list[Safe]:
@@ -193,9 +183,7 @@ def level(value: float, highest: float) -> int:
 def _hatch(name: str) -> Safe:
     line = element("path", d="M-1 7L7 -1", class_="hatch-line")
     square = element("rect", width=6, height=6, class_="hatch-ground")
-    return element(
-        "defs", element("pattern", square, line, id=name, width=6, height=6, patternUnits="userSpaceOnUse")
-    )
+    return element("defs", element("pattern", square, line, id=name, width=6, height=6, patternUnits="userSpaceOnUse"))
 
 
 def _heatmap_axes(
@@ -235,9 +223,7 @@ def _colour_scale(frame: Frame, highest: float) -> list[Safe]:
     ]
 
 
-def small_chart(
-    samples: Sequence[Sample], label: str, *, log: bool = False, shares: bool = False
-) -> Safe | None:
+def small_chart(samples: Sequence[Sample], label: str, *, log: bool = False, shares: bool = False) -> Safe | None:
     """One quantity over the iterations; on a log axis, zeros sit on the base line."""
     if not samples:
         return None

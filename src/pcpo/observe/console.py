@@ -42,9 +42,7 @@ class Console:
             disable=not bars,
             transient=True,
         )
-        self._overall = self._progress.add_task(
-            "iterations", total=total_iterations, visible=total_iterations > 0
-        )
+        self._overall = self._progress.add_task("iterations", total=total_iterations, visible=total_iterations > 0)
 
     def __enter__(self) -> Console:
         self._progress.start()
@@ -83,9 +81,7 @@ class Console:
         """Print one line for an evaluation event."""
         spread = f" +- {number(event.get('reward_std'))}" if event.get("reward_std") is not None else ""
         parts = event.get("rewards") or {}
-        named = (
-            ", ".join(f"{name} {number(value)}" for name, value in parts.items()) if len(parts) > 1 else ""
-        )
+        named = ", ".join(f"{name} {number(value)}" for name, value in parts.items()) if len(parts) > 1 else ""
         line = f"evaluation at {event['iteration']}: reward {number(event.get('reward_mean'))}{spread}"
         self._say(f"{line} ({named})" if named else line, style="cyan")
 

@@ -22,9 +22,7 @@ def pictures(shown: Gallery | None) -> Safe:
         return section("Before and after", note("No evaluation pictures were found in the run folder."))
     first, last = shown.pairs[0].before.iteration, shown.pairs[0].after.iteration
     if first == last:
-        intro = (
-            f"There is one evaluation so far, at iteration {first}: there is nothing to compare it with yet."
-        )
+        intro = f"There is one evaluation so far, at iteration {first}: there is nothing to compare it with yet."
     else:
         intro = (
             f"Left of the handle: iteration {first}. Right of it: iteration {last}. "
@@ -35,9 +33,7 @@ def pictures(shown: Gallery | None) -> Safe:
         if len(shown.pairs) < shown.available
         else ""
     )
-    slider = element(
-        "input", type="range", id="move-all", min=0, max=100, value=50, aria_label="Move all sliders"
-    )
+    slider = element("input", type="range", id="move-all", min=0, max=100, value=50, aria_label="Move all sliders")
     return section(
         "Before and after",
         element("p", intro, some),
@@ -111,9 +107,7 @@ def reward(log: RunLog) -> Safe:
         legend(
             line_swatch("line training", "training, mean of the iteration") if log.iterations else None,
             swatch("band", "\u00b1 1 standard deviation") if len(log.iterations) > 1 else None,
-            line_swatch("line evaluation", "evaluation, fixed prompts and noise")
-            if log.evaluations
-            else None,
+            line_swatch("line evaluation", "evaluation, fixed prompts and noise") if log.evaluations else None,
         ),
         both(lambda width: reward_curve(log, width), "No iteration and no evaluation has been logged yet."),
         _reward_parts(log.evaluations),
@@ -153,9 +147,7 @@ def credit(log: RunLog) -> Safe:
         legend(
             swatch("bar native", "native weight", figures["native"]) if found.native else None,
             swatch("bar target", "target", figures["target"]) if found.target else None,
-            swatch("bar measured", f"measured gradient share{times}", figures["measured"])
-            if found.measured
-            else None,
+            swatch("bar measured", f"measured gradient share{times}", figures["measured"]) if found.measured else None,
         ),
         both(lambda width: credit_bars(found, width), missing),
         None if found.measured else note("The gradient share was not measured in this run."),
@@ -187,7 +179,7 @@ def clipping(log: RunLog) -> Safe:
 
 
 MULTIPLES: tuple[tuple[str, str, Callable[[Iteration], float | None], dict[str, bool]], ...] = (
-    ("Approximate KL to the sampling policy", "approx. KL", lambda row: row.approx_kl, {}),
+    ("KL to the sampling policy", "approx. KL", lambda row: row.approx_kl, {}),
     ("KL to the reference model", "KL", lambda row: row.kl_ref, {}),
     ("Gradient norm before clipping", "gradient norm", lambda row: row.grad_norm, {}),
     ("Ratio error before the first update", "max |log ratio|", lambda row: row.ratio_error, {"log": True}),

@@ -71,9 +71,7 @@ def path(points: Sequence[Point], class_: str, *, closed: bool = False) -> Safe:
     return element("path", d=f"M{steps}{'Z' if closed else ''}", class_=class_)
 
 
-def text(
-    x: float, y: float, words: str, class_: str = "tick", anchor: str = "middle", turn: bool = False
-) -> Safe:
+def text(x: float, y: float, words: str, class_: str = "tick", anchor: str = "middle", turn: bool = False) -> Safe:
     """A label at (x, y); turned by 90 degrees to the left when turn is set."""
     rotation = f"rotate(-90 {x:.1f} {y:.1f})" if turn else None
     return element("text", words, x=x, y=y, class_=class_, text_anchor=anchor, transform=rotation)

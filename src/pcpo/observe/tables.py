@@ -12,7 +12,7 @@ from pcpo.observe.records import RunLog
 
 def flatten(config: Mapping[str, Any], limit: int = 400) -> Iterator[tuple[str, str]]:
     """Nested settings as dotted keys and short values, in order; at most `limit` of them."""
-    stack: list[tuple[str, Any]] = [("", config)]
+    stack: list[tuple[str, Any]] = [("", config)] if config else []
     given = 0
     while stack and given < limit:
         key, value = stack.pop()
@@ -35,9 +35,7 @@ def _setting(value: Any) -> str:
 
 def words_table(rows: Mapping[str, str]) -> Safe:
     """A table of two columns."""
-    lines = [
-        element("tr", element("th", key, scope="row"), element("td", value)) for key, value in rows.items()
-    ]
+    lines = [element("tr", element("th", key, scope="row"), element("td", value)) for key, value in rows.items()]
     return element("table", element("tbody", lines), class_="pairs-of-words")
 
 
@@ -51,9 +49,7 @@ def settings(log: RunLog) -> Safe:
         (
             section(
                 "Settings",
-                element("div", words_table(config), class_="columns")
-                if config
-                else note("The log has no settings."),
+                element("div", words_table(config), class_="columns") if config else note("The log has no settings."),
             ),
             section("Environment", words_table(where)) if where else None,
         )

@@ -91,9 +91,7 @@ def iteration_fields(number: int, total: int, rng: random.Random, steps: Sequenc
     }
 
 
-def save_evaluation(
-    writer: EventWriter, run: Path, at: int, total: int, prompts: Sequence[str], side: int
-) -> None:
+def save_evaluation(writer: EventWriter, run: Path, at: int, total: int, prompts: Sequence[str], side: int) -> None:
     """Draw an evaluation's pictures and log it."""
     progress = 1 - math.exp(-3 * at / total)
     names = [f"images/{at:06d}/{index:02d}.png" for index in range(len(prompts))]

@@ -39,13 +39,9 @@ def shown(file: io.StringIO, *, quiet: bool = False) -> str:
             advance(24)
             advance()
         console.iteration(EVENT)
-        console.evaluation(
-            {"iteration": 10, "reward_mean": 0.5, "reward_std": 0.1, "rewards": {"a": 1.0, "b": 2.0}}
-        )
+        console.evaluation({"iteration": 10, "reward_mean": 0.5, "reward_std": 0.1, "rewards": {"a": 1.0, "b": 2.0}})
         console.warn("low disk")
-        console.summary(
-            reward_before=0.4, reward_after=0.5, iterations=30, seconds=200.0, report="r/report.html"
-        )
+        console.summary(reward_before=0.4, reward_after=0.5, iterations=30, seconds=200.0, report="r/report.html")
     return file.getvalue()
 
 
@@ -65,8 +61,7 @@ def test_a_log_file_gets_one_plain_line_per_event() -> None:
 def test_the_iteration_line_names_every_figure() -> None:
     line = iteration_line(EVENT, 30)
     assert " ".join(line.split()) == (
-        "iter 3/30 reward 0.4123 +- 0.0832 clip 12.3 % kl 1.2e-5 ratio err 0 grad 0.841 zero-std 2 "
-        "9.82 pictures/s"
+        "iter 3/30 reward 0.4123 +- 0.0832 clip 12.3 % kl 1.2e-5 ratio err 0 grad 0.841 zero-std 2 9.82 pictures/s"
     )
 
 

@@ -115,9 +115,7 @@ TORN = [b'{"type": "warn', b'{"type": "warning", "message": "\xe2\x82', b"\0\0\0
 
 
 @pytest.mark.parametrize("tail", TORN)
-def test_a_torn_last_line_is_skipped_by_the_reader_and_cut_by_the_next_writer(
-    log_file: Path, tail: bytes
-) -> None:
+def test_a_torn_last_line_is_skipped_by_the_reader_and_cut_by_the_next_writer(log_file: Path, tail: bytes) -> None:
     write_lines(log_file, 1, 2)
     with log_file.open("ab") as file:
         file.write(tail)

@@ -35,10 +35,7 @@ def test_the_page_states_the_result_first(typical_run: Path) -> None:
     assert first is not None and last is not None
     words = re.sub(r"<[^>]+>", "", page[page.index("<body>") :])
     gain = 100 * (last - first) / first
-    assert (
-        f"Evaluation reward rose from {first:.4g} to {last:.4g} between iterations 0 and 12: +{gain:.1f} %."
-        in words
-    )
+    assert f"Evaluation reward rose from {first:.4g} to {last:.4g} between iterations 0 and 12: +{gain:.1f} %." in words
     assert "proportional credit, matching objective, flow_sde sampler" in words
     assert "colorfulness + 0.5 \u00d7 alignment" in words
 
@@ -99,9 +96,7 @@ def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:
 def test_every_number_missing_still_gives_a_page(tmp_path: Path) -> None:
     with EventWriter(tmp_path / "events.jsonl") as writer:
         writer.write("credit", steps=[0, 1], native=[None, 1.0], target=[0.0, 0.0])
-        writer.write(
-            "iteration", iteration=1, steps=[0], clip_fraction_per_step=[None], reward_mean=float("nan")
-        )
+        writer.write("iteration", iteration=1, steps=[0], clip_fraction_per_step=[None], reward_mean=float("nan"))
         writer.write("evaluation", iteration=1, reward_mean=None, values=[], pictures=[])
         writer.write("gradient_share", iteration=1, steps=[0, 1], share=[0.0, 0.0])
     page = page_of(tmp_path)
@@ -121,6 +116,7 @@ def test_settings_are_flattened_in_order_whatever_their_shape() -> None:
         ("b.y", "1"), ("b.x", "none"), ("a", "1, 2"), ("r.0.name", "n"), ("r.0.weight", "0.5"), ("on", "yes"),
         ("empty", "none"),
     ]  # fmt: skip
+    assert list(flatten({})) == []
     deep: dict[str, object] = {"end": 1}
     for _ in range(5000):
         deep = {"k": deep}
@@ -135,9 +131,7 @@ def test_long_runs_are_averaged_without_losing_an_iteration(tmp_path: Path) -> N
     with EventWriter(tmp_path / "events.jsonl") as writer:
         for iteration in range(1, 1001):
             writer.write("iteration", iteration=iteration, reward_mean=float(iteration))
-    samples = series(
-        read_events(tmp_path / "events.jsonl").iterations, lambda row: row.reward_mean, limit=300
-    )
+    samples = series(read_events(tmp_path / "events.jsonl").iterations, lambda row: row.reward_mean, limit=300)
     assert len(samples) == 250
     assert (samples[0].first, samples[0].last, samples[0].value, samples[-1].last) == (1, 4, 2.5, 1000)
 
@@ -162,9 +156,7 @@ def test_shares_of_credit_are_comparable_sums_of_one(typical_run: Path) -> None:
     assert spread(found.native) == pytest.approx(24.2, abs=0.1)
     native, measured = distance(found.native, found.target), distance(found.measured, found.target)
     assert native is not None and measured is not None and measured < native / 3
-    assert all(
-        low <= mean <= high for low, mean, high in zip(found.low, found.measured, found.high, strict=True)
-    )
+    assert all(low <= mean <= high for low, mean, high in zip(found.low, found.measured, found.high, strict=True))
 
 
 def test_a_measurement_of_some_steps_is_compared_with_those_steps_only(tmp_path: Path) -> None:
@@ -219,9 +211,7 @@ def test_a_page_with_many_large_pictures_stays_below_five_megabytes(tmp_path: Pa
 @pytest.mark.parametrize(
     "name", ["../outside.png", "/etc/hostname", "images/none.png", "report.txt", "link.png", "a\0b"]
 )
-def test_pictures_outside_the_run_or_unreadable_are_left_out_with_a_warning(
-    tmp_path: Path, name: str
-) -> None:
+def test_pictures_outside_the_run_or_unreadable_are_left_out_with_a_warning(tmp_path: Path, name: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "outside.png")

@@ -27,9 +27,7 @@ from pcpo.observe.events import EventWriter, read_events
 from pcpo.observe.report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH"
-)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH")
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -37,9 +35,7 @@ FLAGS = (
     "--remote-debugging-pipe",
 )  # fmt: skip
 # DevTools reads commands from descriptor 3 and answers on descriptor 4.
-LAUNCH = (
-    "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execvp(sys.argv[3], sys.argv[3:])"
-)
+LAUNCH = "import os, sys; [os.dup2(int(sys.argv[n]), n + 2) for n in (1, 2)]; os.execvp(sys.argv[3], sys.argv[3:])"
 ORANGE, BLUE, AMBER, SLATE, DARKEST = (198, 81, 2), (0, 105, 168), (230, 159, 0), (135, 147, 163), (8, 44, 88)
 
 
@@ -92,9 +88,7 @@ class Browser:
         """Load a file at the given width, and wait for it."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.events.clear()
         self.call("Page.navigate", url=path.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
@@ -173,9 +167,7 @@ def test_every_chart_is_drawn_with_all_its_marks(browser: Browser, page: Path, t
     assert browser.count_of(".wide .whisker") == 10
     assert browser.count_of(".wide .reward-curve circle.training") == len(log.iterations) == 12
     assert browser.count_of(".wide .reward-curve .mark.evaluation") == 3
-    assert (
-        browser.count_of(".wide .clip-heatmap .cell") == sum(len(row.steps) for row in log.iterations) == 72
-    )
+    assert browser.count_of(".wide .clip-heatmap .cell") == sum(len(row.steps) for row in log.iterations) == 72
     assert browser.count_of(".small-chart") == 6
     assert browser.count_of(".stage") == 8
     assert browser.count_of(".strip img") == 24
@@ -186,9 +178,7 @@ def test_every_chart_is_drawn_with_all_its_marks(browser: Browser, page: Path, t
 
 def test_every_drawing_is_labelled_for_readers_who_do_not_see_it(browser: Browser, page: Path) -> None:
     browser.open(page)
-    unlabelled = (
-        "[...document.querySelectorAll('figure svg')].filter(s => !s.getAttribute('aria-label')).length"
-    )
+    unlabelled = "[...document.querySelectorAll('figure svg')].filter(s => !s.getAttribute('aria-label')).length"
     assert browser.ask(unlabelled) == 0
     assert browser.count_of("figure svg[role=img]") == browser.count_of("figure svg")
     marks = "[...document.querySelectorAll('.bar, .cell, .dot, .mark')].filter(e => e.closest('[role=img]'))"
@@ -291,9 +281,7 @@ def test_hostile_text_is_shown_and_not_run(browser: Browser, tmp_path: Path) -> 
     attack += "<svg onload=hacked=1>"
     Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "p.png")
     with EventWriter(tmp_path / "events.jsonl") as writer:
-        writer.write(
-            "run_start", run_name=attack, model=attack, config={attack: attack}, environment={attack: attack}
-        )
+        writer.write("run_start", run_name=attack, model=attack, config={attack: attack}, environment={attack: attack})
         for iteration in (0, 1):
             writer.write(
                 "evaluation", iteration=iteration, reward_mean=iteration, prompts=[attack], values=[1.0],
@@ -304,19 +292,13 @@ def test_hostile_text_is_shown_and_not_run(browser: Browser, tmp_path: Path) -> 
     browser.open(path)
     time.sleep(0.2)
     assert browser.ask("typeof hacked") == "undefined"
-    assert (
-        browser.count_of("script") == 1
-        and browser.count_of("img") == 2
-        and browser.count_of("svg[onload]") == 0
-    )
+    assert browser.count_of("script") == 1 and browser.count_of("img") == 2 and browser.count_of("svg[onload]") == 0
     assert browser.ask("document.querySelector('h1').textContent") == attack
     assert browser.complaints() == []
     assert browser.requests() == [path.as_uri()]
 
 
-def test_the_policy_stops_a_script_that_got_in_all_the_same(
-    browser: Browser, page: Path, tmp_path: Path
-) -> None:
+def test_the_policy_stops_a_script_that_got_in_all_the_same(browser: Browser, page: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy.html"
     injected = "<script>hacked=1</script><img src='https://example.invalid/x.png'></body>"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", injected), encoding="utf-8")

@@ -95,9 +95,7 @@ def test_the_environment_names_versions_but_not_who_and_where() -> None:
 
 def test_the_environment_does_not_import_the_libraries_it_names() -> None:
     code = "import sys; import pcpo.observe.environment as e; e.environment(); print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"
 
 
