@@ -97,7 +97,7 @@ class Trajectory:
 class StepTerms:
     """Input of an objective for N (picture, step) pairs, every field [N].
 
-    log_ratio   log importance ratio, or -m of the matching form: 0 at the sampling policy, decreasing when the policy leaves it
+    log_ratio   log importance ratio, or -m of the matching form: 0 at the sampling policy
     advantage   of the pair's picture
     weight      factor on the pair's loss (1 unless the credit schedule acts on the loss)
     """
@@ -117,7 +117,7 @@ class LossTerms:
 
 @dataclass
 class RewardResult:
-    """Values [B] float32; valid [B] bool (False: the reward abstains on that picture); info: named parts, each [B]."""
+    """Values [B] float32; valid [B] bool (False: the reward abstains on that picture); info: parts by name, [B]."""
 
     values: Tensor
     valid: Tensor
@@ -128,12 +128,14 @@ class Reward(Protocol):
     """Anything callable on pictures and their prompts.
 
     images [B, 3, H, W] uint8 on the CPU; prompts of length B; metadata: one mapping per picture.
-    Returns a RewardResult, or [B] numbers (tensor, array or list); a NaN or None is refused, not an abstention.
+    Returns a RewardResult, or [B] numbers (tensor, array or list); NaN and None are refused, not abstentions.
     """
 
     def __call__(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> RewardResult | Tensor | Sequence[float]: ...
+    ) -> RewardResult | Tensor | Sequence[float]:
+        """Score the pictures."""
+        ...
 
 
 CreditSchedule = Callable[[StepStats], Tensor]

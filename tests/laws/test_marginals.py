@@ -31,9 +31,7 @@ def final_moments(name, value, num_steps):
     stochastic[-1] = False
     stats = sampler.stats_with(grid, stochastic)
     mean, var = 0.0, 1.0
-    for t, a, k, s in zip(
-        *(f.tolist() for f in (stats.t, stats.x_coef, stats.pred_coef, stats.std)), strict=True
-    ):
+    for t, a, k, s in zip(*(f.tolist() for f in (stats.t, stats.x_coef, stats.pred_coef, stats.std)), strict=True):
         # v(x) = E[eps - x0 | x_t = x] of the Gaussian, an affine function of x
         slope = (t - (1 - t) * VAR) / ((1 - t) ** 2 * VAR + t**2)
         offset = -MEAN - slope * (1 - t) * MEAN

@@ -23,9 +23,7 @@ class AdvantageSpec:
 ADVANTAGES: dict[str, AdvantageSpec] = {
     "grpo": AdvantageSpec(grpo, "Over the group's mean and std", "2402.03300"),
     "global": AdvantageSpec(global_std, "Over the group's mean and the batch's std", "2505.05470"),
-    "running": AdvantageSpec(
-        RunningStats, "Over the prompt's running mean and std", "2305.13301", stateful=True
-    ),
+    "running": AdvantageSpec(RunningStats, "Over the prompt's running mean and std", "2305.13301", stateful=True),
 }
 
 __all__ = [

@@ -82,9 +82,7 @@ def _refuse_unknown_set(name: str, known: list[str]) -> NoReturn:
 
 def _load_file(path: Path) -> list[Prompt]:
     if path.suffix not in SUFFIXES:
-        raise PromptError(
-            f"file type {path.suffix!r} is not known", where=str(path), fix="use a .txt or a .jsonl file"
-        )
+        raise PromptError(f"file type {path.suffix!r} is not known", where=str(path), fix="use a .txt or a .jsonl file")
     lines = _read_lines(path)
     rows = _rows_of_text(path, lines) if path.suffix == ".txt" else _rows_of_json(path, lines)
     return _collect(rows, where=str(path))
@@ -103,9 +101,7 @@ def _read_lines(path: Path) -> list[str]:
         raise PromptError("no such file", where=str(path), fix="check the path") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
-        raise PromptError(
-            f"cannot be read ({reason})", where=repr(str(path)[:200]), fix="check the path"
-        ) from error
+        raise PromptError(f"cannot be read ({reason})", where=repr(str(path)[:200]), fix="check the path") from error
     if data is None or len(data) > MAX_FILE_BYTES:
         limit = MAX_FILE_BYTES // 2**20
         raise PromptError(f"is larger than {limit} MiB", where=str(path), fix="split or shorten the file")
@@ -144,9 +140,7 @@ def _rows_of_json(path: Path, lines: list[str]) -> Iterator[Row]:
         except RecursionError as error:
             raise PromptError("JSON nested too deeply", where=where, fix="flatten the metadata") from error
         except ValueError as error:
-            raise PromptError(
-                f"not JSON ({error})", where=where, fix="write one JSON object a line"
-            ) from error
+            raise PromptError(f"not JSON ({error})", where=where, fix="write one JSON object a line") from error
         if not isinstance(record, dict):
             raise PromptError(
                 f"JSON {type(record).__name__}, not an object", where=where, fix='write {"prompt": "..."}'
@@ -185,9 +179,7 @@ def _collect(rows: Iterator[Row], *, where: str) -> list[Prompt]:
 
 def _check_string(value: Any, what: str, limit: int, where: str) -> None:
     if not isinstance(value, str):
-        raise PromptError(
-            f"{what} is {type(value).__name__}, not text", where=where, fix=f"give the {what} as text"
-        )
+        raise PromptError(f"{what} is {type(value).__name__}, not text", where=where, fix=f"give the {what} as text")
     if not value.strip():
         raise PromptError(f"{what} is empty", where=where, fix="fill it or remove the line")
     if len(value) > limit:

@@ -50,6 +50,7 @@ class Adapter(ABC):
 
     def __init__(self, pipe: Any, device: torch.device | str = "cpu", resolution: int | None = None) -> None:
         self.pipe = pipe
+        self.path = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.device = torch.device(device)
         self.backbone: nn.Module = getattr(pipe, self.backbone_name)
         for part in pipe.components.values():
@@ -131,6 +132,11 @@ class Adapter(ABC):
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         images = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+
+    def replace_backbone(self, backbone: nn.Module) -> None:
+        """Use other backbone weights, frozen."""
+        self.backbone = backbone.requires_grad_(False).eval().to(self.device)
+        setattr(self.pipe, self.backbone_name, self.backbone)
 
     def keep_reference(self) -> None:
         """Keep a frozen copy of the backbone as the reference of a full fine-tuning."""

@@ -21,7 +21,8 @@ def adapter_class(header: ModelHeader) -> type[Adapter]:
     """The adapter class of a pipeline. Raises ModelError for a family without one."""
     if header.pipeline not in FAMILIES:
         raise ModelError(
-            f"{header.pipeline} has no adapter (there is one for {', '.join(FAMILIES)})", where=f"model {header.path}"
+            f"{header.pipeline} has no adapter (there is one for {', '.join(FAMILIES)})",
+            where=f"model {header.path}",
         )
     module, name = FAMILIES[header.pipeline].split(":")
     return getattr(importlib.import_module(module), name)

@@ -10,6 +10,8 @@ from torch import nn
 from pcpo.errors import ConfigError
 from pcpo.models.base import Adapter
 
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
 
 def add_lora(adapter: Adapter, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None) -> None:
     """Put a fresh float32 LoRA (2106.09685) on the backbone: gaussian A, zero B, so it starts as the base model.
@@ -23,11 +25,10 @@ def add_lora(adapter: Adapter, rank: int, alpha: float | None = None, targets: S
     idle = [t for t in names if not any(m == t or m.endswith(f".{t}") for m in modules)]
     if targets and idle:
         raise ConfigError(
-            f"matches no module of {type(adapter.unwrapped).__name__}: {', '.join(idle)}", where="model.lora.targets"
+            f"matches no module of {type(adapter.unwrapped).__name__}: {', '.join(idle)}",
+            where="model.lora.targets",
         )
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha or 2 * rank, init_lora_weights="gaussian", target_modules=names
-    )
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, init_lora_weights="gaussian", target_modules=names)
     adapter.unwrapped.add_adapter(config)
 
 
@@ -57,3 +58,15 @@ def save_tuned(adapter: Adapter, run_dir: Path, tune: str) -> Path:
     target = run_dir / adapter.backbone_name
     adapter.unwrapped.save_pretrained(target, safe_serialization=True)
     return target
+
+
+def load_tuned(adapter: Adapter, run_dir: Path, tune: str) -> bool:
+    """Put what `save_tuned` wrote back on a freshly loaded adapter; False when the run has saved nothing yet."""
+    folder = run_dir / ("lora" if tune == "lora" else adapter.backbone_name)
+    if not folder.is_dir():
+        return False
+    if tune == "lora":
+        adapter.pipe.load_lora_weights(folder, weight_name=LORA_FILE)
+    else:
+        adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
+    return True

@@ -24,7 +24,7 @@ class StableDiffusionAdapter(Adapter):
         from diffusers import DDIMScheduler
 
         super().__init__(pipe, device, resolution)
-        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
         self.prediction_type = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(

@@ -55,9 +55,7 @@ def make_objective(name: str, clip_range: float) -> Objective:
     if name not in OBJECTIVES:
         raise unknown_name("objective", name, OBJECTIVES)
     if not 0 < clip_range < 1:
-        raise ConfigError(
-            f"clip_range = {clip_range!r}", where="objective", fix="use a value between 0 and 1"
-        )
+        raise ConfigError(f"clip_range = {clip_range!r}", where="objective", fix="use a value between 0 and 1")
     spec = OBJECTIVES[name]
 
     def objective(terms: StepTerms) -> LossTerms:

@@ -7,9 +7,7 @@ from torch import Tensor
 from pcpo.samplers.base import per_row, reduce_latent
 
 
-def log_ratio(
-    diff: Tensor, noise: Tensor, weight: Tensor, *, reduce: str = "mean", quadratic: bool = True
-) -> Tensor:
+def log_ratio(diff: Tensor, noise: Tensor, weight: Tensor, *, reduce: str = "mean", quadratic: bool = True) -> Tensor:
     """log rho = -reduce(w d.z + 1/2 w^2 d^2) of N pairs, [N].
 
     diff = f_theta - f_old and noise z [N, ...]; weight w [N]. With the native w = k / s this is the exact log

@@ -111,9 +111,7 @@ def _as_numbers(values: Any, size: int, where: str) -> Tensor:
         else:
             raise RewardError(f"returned {_article(values)}", where=where, fix=fix)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise RewardError(
-            f"returned what is not numbers ({one_line(error)})", where=where, fix=fix
-        ) from error
+        raise RewardError(f"returned what is not numbers ({one_line(error)})", where=where, fix=fix) from error
     if tensor.shape != (size,):
         raise RewardError(f"returned shape {tuple(tensor.shape)} instead of ({size},)", where=where, fix=fix)
     return tensor

@@ -14,16 +14,12 @@ from pcpo.data.images import to_pil
 JPEG_QUALITY = 95
 
 
-def jpeg_incompressibility(
-    images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-) -> Tensor:
+def jpeg_incompressibility(images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
     """Size of the picture as a JPEG of quality 95, in kB (1000 bytes): more detail is better (2305.13301)."""
     return torch.tensor([_jpeg_bytes(image) / 1000 for image in images], dtype=torch.float32)
 
 
-def jpeg_compressibility(
-    images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-) -> Tensor:
+def jpeg_compressibility(images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
     """Minus `jpeg_incompressibility`: less detail is better (2305.13301)."""
     return -jpeg_incompressibility(images, prompts, metadata)
 

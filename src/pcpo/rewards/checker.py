@@ -45,9 +45,7 @@ def check_reward(
     training does; global random states are put back afterwards.
     """
     if not callable(reward):
-        return [
-            f"not-callable: it is of type {type(reward).__name__}; pass a function or an object with __call__"
-        ]
+        return [f"not-callable: it is of type {type(reward).__name__}; pass a function or an object with __call__"]
     probe = _Probe(reward, images, prompts, metadata)
     states = _random_states()
     findings: list[str] = []
@@ -85,9 +83,7 @@ class _Probe:
         self.reward = reward
         self.images = probe_pictures() if images is None else images
         self.size = len(self.images)
-        self.prompts = (
-            [PROMPTS[i % len(PROMPTS)] for i in range(self.size)] if prompts is None else list(prompts)
-        )
+        self.prompts = [PROMPTS[i % len(PROMPTS)] for i in range(self.size)] if prompts is None else list(prompts)
         self.metadata = [{} for _ in range(self.size)] if metadata is None else [dict(m) for m in metadata]
         self.result: RewardResult | None = None
         self.seconds = 0.0

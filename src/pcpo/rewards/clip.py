@@ -44,9 +44,7 @@ class CLIPScore:
         self.max_length = _text_length(self.model, self.tokenizer)
         self._text_cache: dict[str, Tensor] = {}
 
-    def __call__(
-        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> Tensor:
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:
         """Images uint8 [B, 3, H, W]; returns [B] float32 on the CPU."""
         return (self.image_features(images) * self.text_features(prompts)).sum(dim=-1)
 
@@ -128,9 +126,7 @@ def _load(name: str) -> tuple[Any, Any, Preprocess]:
             + ("" if local else "; there is no folder of this name, and the hub did not give the model"),
         ) from error
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise RewardError(
-            f"{type(model).__name__} is no text-image dual encoder", where=where, fix="use a CLIP"
-        )
+        raise RewardError(f"{type(model).__name__} is no text-image dual encoder", where=where, fix="use a CLIP")
     if loading["missing_keys"]:
         keys = sorted(loading["missing_keys"])
         raise RewardError(

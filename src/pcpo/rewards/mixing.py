@@ -30,14 +30,10 @@ class WeightedSum:
             if not math.isfinite(weight):
                 raise RewardError(f"weight {weight}", where=f"reward {name!r}", fix="use a finite weight")
             if names.count(name) > 1:
-                raise RewardError(
-                    "name used twice", where=f"reward {name!r}", fix="give each part its own name"
-                )
+                raise RewardError("name used twice", where=f"reward {name!r}", fix="give each part its own name")
         self.parts = list(parts)
 
-    def __call__(
-        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> RewardResult:
+    def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> RewardResult:
         """Evaluate every part; RewardError names the part that fails."""
         total = torch.zeros(len(images))
         valid = torch.ones(len(images), dtype=torch.bool)

@@ -74,16 +74,12 @@ def load_reward(name: str, /, **options: Any) -> Reward:
         raise RewardError("not of the form module:function", where=where, fix="write file.py:function")
     module = _module_of_file(Path(place), where) if place.endswith(".py") else _module(place, where)
     if not hasattr(module, attribute):
-        raise RewardError(
-            f"{place} has no {attribute!r}", where=where, fix=_nearest(attribute, _callables(module))
-        )
+        raise RewardError(f"{place} has no {attribute!r}", where=where, fix=_nearest(attribute, _callables(module)))
     found = getattr(module, attribute)
     if inspect.isclass(found):
         return _instance(found, options, where)
     if not callable(found):
-        raise RewardError(
-            f"is {type(found).__name__}, not callable", where=where, fix="name a function or a class"
-        )
+        raise RewardError(f"is {type(found).__name__}, not callable", where=where, fix="name a function or a class")
     if options:
         raise RewardError(
             f"a function takes no options, got {', '.join(options)}",

@@ -36,9 +36,7 @@ class SamplerSpec:
 
 
 SAMPLERS: dict[str, SamplerSpec] = {
-    "ddim": SamplerSpec(
-        ddim, "diffusion", "eta", 1.0, 1.0, "DDIM; eta 1 has DDPM's variance", "2010.02502 eq. 12, 16"
-    ),
+    "ddim": SamplerSpec(ddim, "diffusion", "eta", 1.0, 1.0, "DDIM; eta 1 has DDPM's variance", "2010.02502 eq. 12, 16"),
     "flow_sde": SamplerSpec(
         flow_sde,
         "flow",
@@ -49,15 +47,11 @@ SAMPLERS: dict[str, SamplerSpec] = {
         "2505.05470",
         borrows_at_one=True,
     ),
-    "dance_sde": SamplerSpec(
-        dance_sde, "flow", "eta", 0.3, math.inf, "SDE with a constant noise rate", "2505.07818"
-    ),
+    "dance_sde": SamplerSpec(dance_sde, "flow", "eta", 0.3, math.inf, "SDE with a constant noise rate", "2505.07818"),
     "cps": SamplerSpec(
         cps, "flow", "noise_level", 0.7, 1.0, "Re-noises a fixed share of the noise level", "2509.05952"
     ),
-    "precise": SamplerSpec(
-        precise, "flow", "eta", 0.7, math.inf, "Re-noises as much as the step decays", "2605.23522"
-    ),
+    "precise": SamplerSpec(precise, "flow", "eta", 0.7, math.inf, "Re-noises as much as the step decays", "2605.23522"),
     "ode": SamplerSpec(ode, "both", None, 0.0, 0.0, "Deterministic: Euler, or DDIM with eta 0", "2010.02502"),
 }
 
@@ -89,12 +83,8 @@ def _ddim_pcpo(params: dict[str, float | str]) -> Sampler:
         raise unknown_name("sampler.variance", str(params["variance"]), ("eta", "pcpo"))
     extra = sorted(set(params) - {"variance", "target"})
     if extra:
-        raise ConfigError(
-            f"'{extra[0]}' has no effect with variance pcpo", where="sampler ddim", fix="remove it"
-        )
-    return Sampler(
-        "ddim", partial(ddim_pcpo, target=_in_range("ddim", "target", params.get("target", 4.5), math.inf))
-    )
+        raise ConfigError(f"'{extra[0]}' has no effect with variance pcpo", where="sampler ddim", fix="remove it")
+    return Sampler("ddim", partial(ddim_pcpo, target=_in_range("ddim", "target", params.get("target", 4.5), math.inf)))
 
 
 def _in_range(name: str, key: str, value: float | str, maximum: float) -> float:

@@ -37,9 +37,7 @@ def flow_grid_from_scheduler(
         raise ConfigError("no flow-matching sigmas", where=where, fix="use FlowMatchEulerDiscreteScheduler")
     own = copy.deepcopy(scheduler)
     if getattr(own.config, "use_dynamic_shifting", False) and mu is None:
-        raise ConfigError(
-            "dynamic shifting needs mu", where=where, fix="pass mu, or use the ideal grid with a shift"
-        )
+        raise ConfigError("dynamic shifting needs mu", where=where, fix="pass mu, or use the ideal grid with a shift")
     own.set_timesteps(num_steps, mu=mu, **({} if sigmas is None else {"sigmas": list(sigmas)}))
     times = own.sigmas.double().cpu()
     if len(times) != num_steps + 1 or times[0] > 1 or times[-1] != 0 or (times.diff() >= 0).any():
@@ -77,9 +75,7 @@ def ddim_grid_from_scheduler(scheduler: Any, num_steps: int) -> Grid:
     """
     where = f"scheduler {type(scheduler).__name__}"
     remake = "make one with DDIMScheduler.from_config(scheduler.config"
-    if not all(
-        hasattr(scheduler, part) for part in ("set_timesteps", "alphas_cumprod", "final_alpha_cumprod")
-    ):
+    if not all(hasattr(scheduler, part) for part in ("set_timesteps", "alphas_cumprod", "final_alpha_cumprod")):
         raise ConfigError("no alphas_cumprod to make a DDIM grid from", where=where, fix=f"{remake})")
     for option in ("clip_sample", "thresholding"):
         if getattr(scheduler.config, option, False):

@@ -93,13 +93,9 @@ def _walk(
 
 def _check_trained(steps: Tensor, stats: StepStats) -> None:
     if len(steps) == 0:
-        raise ConfigError(
-            "no step is trained", where="trained steps", fix="train at least one stochastic step"
-        )
+        raise ConfigError("no step is trained", where="trained steps", fix="train at least one stochastic step")
     if (steps.diff() <= 0).any() or steps[0] < 0 or steps[-1] >= len(stats):
-        raise ConfigError(
-            f"{steps.tolist()} are not increasing indices into {len(stats)} steps", where="trained steps"
-        )
+        raise ConfigError(f"{steps.tolist()} are not increasing indices into {len(stats)} steps", where="trained steps")
     still = steps[stats.std[steps] == 0]
     if len(still):
         raise ConfigError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pcpo.advantages import RunningStats, global_std, grpo
+from pcpo.advantages import ADVANTAGES, RunningStats
 from pcpo.trainer.config import AdvantageSettings
 
 
@@ -15,12 +15,10 @@ class Advantages:
 
     def __init__(self, settings: AdvantageSettings) -> None:
         self.settings = settings
-        self.running = (
-            RunningStats(settings.buffer, settings.min_count) if settings.name == "running" else None
-        )
+        self.running = RunningStats(settings.buffer, settings.min_count) if settings.name == "running" else None
 
     def __call__(self, rewards: Tensor, valid: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Advantages of one iteration."""
         if self.running is not None:
-            return self.running(rewards, valid, prompts, clip=self.settings.clip)
-        function = grpo if self.settings.name == "grpo" else global_std
-        return function(rewards, valid, clip=self.settings.clip)
+            return self.running(rewards, valid, prompts, self.settings.clip)
+        return ADVANTAGES[self.settings.name].function(rewards, valid, clip=self.settings.clip)

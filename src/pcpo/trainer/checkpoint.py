@@ -56,7 +56,9 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         version, internal, gauss = state.pop("random.python")
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot be read: {error}", where=str(folder), fix="delete this folder to resume from the one before"
+            f"cannot be read: {error}",
+            where=str(folder),
+            fix="delete this folder to resume from the one before",
         ) from error
     random.setstate((version, tuple(internal), gauss))
     return tensors, state

@@ -60,74 +60,77 @@ def evaluation_request(prompts: list[Prompt], per_prompt: int) -> Request:
     return Request(prompts, index, ids, ids, EVALUATION_SEED)
 
 
-def chunks(total: int, size: int) -> list[slice]:
-    """Consecutive slices of at most `size` rows."""
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+@dataclass(frozen=True)
+class Call:
+    """The pictures of one model call: what `rollout` and `sample` need to make them."""
+
+    policy: Policy
+    request: Request
+    cond: Conditioning
+    rows: slice
+    advance: Callable[[int], None]
+
+    @property
+    def prompt_index(self) -> Tensor:
+        """[n] on the device."""
+        return self.request.prompt_index[self.rows].to(self.policy.adapter.device)
+
+    def predict(self, x: Tensor, i: Tensor) -> Tensor:
+        """Prediction [n, ...] at grid steps i [n]."""
+        return self.policy(x, i, self.cond, self.prompt_index)
+
+    def noise(self, step: int) -> Tensor:
+        """Noise [n, ...] of a step, on the device; -1 is the initial noise."""
+        adapter = self.policy.adapter
+        return self.request.noise(step, adapter.latent_shape, self.rows).to(adapter.device)
+
+    def on_step(self, step: int) -> None:
+        """Report progress in pictures x steps."""
+        self.advance(self.rows.stop - self.rows.start)
 
 
-@torch.no_grad()
-def collect(
-    policy: Policy,
-    sampler: Sampler,
-    stats: StepStats,
-    request: Request,
-    cond: Conditioning,
-    trained: Tensor,
-    *,
-    size: int,
-    reduce: str,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Trajectory:
-    """Sample the requested pictures, at most `size` a model call, and keep what the update needs."""
-    adapter, shape = policy.adapter, policy.adapter.latent_shape
-    parts = []
-    for rows in chunks(len(request.sample_ids), size):
-        index = request.prompt_index[rows].to(adapter.device)
-        parts.append(
-            rollout(
-                lambda x, i, index=index: policy(x, i, cond, index),
-                sampler,
-                stats,
-                request.noise(-1, shape, rows).to(adapter.device),
-                lambda step, rows=rows: request.noise(step, shape, rows).to(adapter.device),
-                trained,
-                prompt_index=index,
-                reduce=reduce,
-                on_step=lambda _, n=rows.stop - rows.start: advance(n),
-            )
-        )
-    if len(parts) == 1:
-        return parts[0]
-    names = ("x_t", "noise", "prediction_old", "log_prob", "latents", "prompt_index")
-    return Trajectory(steps=parts[0].steps, **{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
+def calls(
+    policy: Policy, request: Request, cond: Conditioning, size: int, advance: Callable[[int], None]
+) -> list[Call]:
+    """Split a request into model calls of at most `size` pictures."""
+    total = len(request.sample_ids)
+    return [
+        Call(policy, request, cond, slice(start, min(start + size, total)), advance) for start in range(0, total, size)
+    ]
 
 
-@torch.no_grad()
-def sample_pictures(
-    policy: Policy,
-    sampler: Sampler,
-    stats: StepStats,
-    request: Request,
-    cond: Conditioning,
-    *,
-    size: int,
-    advance: Callable[[int], None] = lambda n: None,
-) -> Tensor:
-    """Pictures [B, 3, H, W] uint8 of a request, without keeping a trajectory."""
-    adapter, shape = policy.adapter, policy.adapter.latent_shape
-    pictures = []
-    for rows in chunks(len(request.sample_ids), size):
-        index = request.prompt_index[rows].to(adapter.device)
-        latents = sample(
-            lambda x, i, index=index: policy(x, i, cond, index),
+def collect(parts: list[Call], sampler: Sampler, stats: StepStats, trained: Tensor, reduce: str) -> Trajectory:
+    """Sample the pictures of all calls and keep what the update needs of the trained steps."""
+    done = [
+        rollout(
+            call.predict,
             sampler,
             stats,
-            request.noise(-1, shape, rows).to(adapter.device),
-            lambda step, rows=rows: request.noise(step, shape, rows).to(adapter.device),
-            on_step=lambda _, n=rows.stop - rows.start: advance(n),
+            call.noise(-1),
+            call.noise,
+            trained,
+            prompt_index=call.prompt_index,
+            reduce=reduce,
+            on_step=call.on_step,
         )
-        pictures.append(adapter.decode(latents))
-    return torch.cat(pictures)
+        for call in parts
+    ]
+    if len(done) == 1:
+        return done[0]
+    names = ("x_t", "noise", "prediction_old", "log_prob", "latents", "prompt_index")
+    return Trajectory(steps=done[0].steps, **{n: torch.cat([getattr(part, n) for part in done]) for n in names})
+
+
+def sample_pictures(parts: list[Call], sampler: Sampler, stats: StepStats) -> Tensor:
+    """Pictures [B, 3, H, W] uint8 of all calls, without keeping a trajectory."""
+    return torch.cat(
+        [
+            call.policy.adapter.decode(
+                sample(call.predict, sampler, stats, call.noise(-1), call.noise, on_step=call.on_step)
+            )
+            for call in parts
+        ]
+    )
 
 
 def decode(adapter: Adapter, latents: Tensor, size: int) -> Tensor:

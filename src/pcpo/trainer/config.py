@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-SamplerName = Literal["ddim", "flow_sde", "dance_sde", "cps", "precise"]
-DIFFUSION_SAMPLERS = ("ddim",)
+from pcpo.credit import check_credit
+from pcpo.errors import ConfigError
+from pcpo.samplers import SAMPLERS, make_sampler
 
 
 class Section(BaseModel):
@@ -48,10 +49,12 @@ class RewardPart(Section):
 class SamplerSettings(Section):
     """The stochastic sampler that makes the pictures (equations: docs/explanation/equations.md section 2)."""
 
-    name: SamplerName = Field("ddim", description="step rule")
+    name: Literal["ddim", "flow_sde", "dance_sde", "cps", "precise"] = Field("ddim", description="step rule")
     steps: int = Field(20, ge=1, le=1000, description="number of denoising steps T")
     eta: float | None = Field(
-        None, ge=0, description="noise: eta of ddim, dance_sde, precise; a of flow_sde, cps; null: the usual one"
+        None,
+        ge=0,
+        description="noise: eta of ddim, dance_sde, precise; a of flow_sde, cps; null: the usual one",
     )
     guidance_scale: float = Field(5.0, ge=0, description="classifier-free guidance; <= 1: off")
     grid: Literal["scheduler", "ideal"] = Field("scheduler", description="time grid: the pipeline's, or the ideal one")
@@ -64,7 +67,7 @@ class SamplerSettings(Section):
 class CreditSettings(Section):
     """How credit is shared among the steps: the heart of PCPO (2509.25774)."""
 
-    schedule: Literal["native", "uniform", "proportional", "noise_aware", "guard"] = Field(
+    schedule: Literal["native", "uniform", "proportional", "noise_aware", "guard", "guard_dt"] = Field(
         "uniform", description="target weight of each step"
     )
     apply: Literal["matching", "ratio", "variance", "lambda", "loss"] = Field(
@@ -88,7 +91,9 @@ class AdvantageSettings(Section):
     clip: float = Field(5.0, gt=0, description="advantages are clipped to +- this")
     buffer: int = Field(32, ge=2, description="running: rewards remembered per prompt")
     min_count: int = Field(
-        16, ge=1, description="running: below this many rewards of a prompt, the batch's mean and std are used"
+        16,
+        ge=1,
+        description="running: below this many rewards of a prompt, the batch's mean and std are used",
     )
 
 
@@ -118,7 +123,8 @@ class TrainSettings(Section):
     updates: int = Field(1, ge=1, description="optimiser steps per pass over a rollout")
     epochs: int = Field(1, ge=1, description="passes over a rollout")
     select: Literal["all", "first", "random", "window"] = Field(
-        "all", description="which stochastic steps are trained: all, the first ones, a random set, a random window"
+        "all",
+        description="which stochastic steps are trained: all, the first ones, a random set, a random window",
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for first, random and window")
     filter: Literal["none", "zero_std"] = Field("none", description="zero_std: skip groups with equal rewards")
@@ -199,11 +205,22 @@ class Config(Section):
         return self.batch.prompts * self.batch.group_size
 
 
+def sampler_parameters(config: Config) -> dict[str, float | str]:
+    """Keyword arguments of `make_sampler` for a configuration."""
+    parameter = SAMPLERS[config.sampler.name].parameter
+    given: dict[str, float | str] = {}
+    if config.sampler.eta is not None and parameter is not None:
+        given[parameter] = config.sampler.eta
+    if config.credit.apply == "variance":
+        given["variance"] = "pcpo"
+    return given
+
+
 def _contradictions(config: Config) -> list[str]:
     """Combinations that validate field by field but make no sense together, each with its reason."""
     found = []
     batch, train, credit, objective = config.batch, config.train, config.credit, config.objective
-    diffusion = config.sampler.name in DIFFUSION_SAMPLERS
+    family = SAMPLERS[config.sampler.name].family
     if not config.reward:
         found.append("reward: at least one reward is needed")
     if batch.group_size == 1 and config.advantage.name != "running":
@@ -220,14 +237,11 @@ def _contradictions(config: Config) -> list[str]:
         found.append(f"batch.rollout {batch.rollout} does not divide the {config.pictures} pictures of an iteration")
     if config.sampler.eta == 0:
         found.append("sampler.eta 0: a deterministic sampler has no log-probability to train on; use a value above 0")
-    if credit.apply in ("variance", "lambda") and not diffusion:
-        found.append(f"credit.apply {credit.apply} is defined for diffusion samplers only, not {config.sampler.name}")
-    if credit.schedule in ("noise_aware", "guard") and credit.apply != "loss":
-        found.append(f"credit.schedule {credit.schedule} weights the loss: it needs credit.apply=loss")
-    if credit.schedule not in ("noise_aware", "guard") and credit.apply == "loss":
-        found.append(f"credit.apply loss is for schedules noise_aware and guard, not {credit.schedule}")
-    if credit.schedule == "native" and credit.apply in ("variance", "lambda"):
-        found.append(f"credit.apply {credit.apply} changes the credit, but credit.schedule is native")
+    try:
+        make_sampler(config.sampler.name, **sampler_parameters(config))
+        check_credit(credit.schedule, credit.apply, family)
+    except ConfigError as error:
+        found.append(str(error))
     if credit.apply == "matching" and credit.schedule != "native" and objective.name != "matching":
         found.append(
             f"credit.apply matching replaces the log-ratio, so objective.name must be matching, not {objective.name}; "
@@ -248,8 +262,8 @@ def _contradictions(config: Config) -> list[str]:
         found.append("sampler.stochastic=trained needs train.select=first, random or window")
     if train.select != "all" and int(config.sampler.steps * train.fraction) == 0:
         found.append(
-            f"train.fraction {train.fraction} of {config.sampler.steps} steps is less than one step: nothing would be trained"
+            f"train.fraction {train.fraction} of {config.sampler.steps} steps is no step: nothing to train"
         )
-    if config.sampler.shift is not None and (diffusion or config.sampler.grid != "ideal"):
+    if config.sampler.shift is not None and (family == "diffusion" or config.sampler.grid != "ideal"):
         found.append("sampler.shift applies to an ideal flow grid; set sampler.grid=ideal, or drop it")
     return found

@@ -77,7 +77,9 @@ def read_source(source: str | Path) -> dict[str, Any]:
         if path.suffix in (".yaml", ".yml"):
             raise ConfigError("no such file", where=str(path))
         raise ConfigError(
-            f"no preset of this name{_nearest(str(source), names)}", where=str(source), fix="pcpo presets lists them"
+            f"no preset of this name{_nearest(str(source), names)}",
+            where=str(source),
+            fix="pcpo presets lists them",
         )
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES} bytes", where=str(path))
@@ -112,10 +114,11 @@ def apply_overrides(data: dict[str, Any], assignments: Sequence[str]) -> dict[st
         key, sep, text = assignment.partition("=")
         if not sep or not key:
             raise ConfigError("expected KEY=VALUE", where=f"--set {assignment}", fix="--set optim.learning_rate=1e-4")
-        value = parse_yaml(f"value: {text}", f"--set {assignment}").get("value")
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        data = merge(data, value)
+        *path, last = key.split(".")
+        nested = {last: parse_yaml(f"value: {text}", f"--set {assignment}").get("value")}
+        for part in reversed(path):
+            nested = {part: nested}
+        data = merge(data, nested)
     return data
 
 
@@ -135,6 +138,25 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML; `load_config` reads it back equal."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+
+
+def describe(config: Config) -> str:
+    """The resolved configuration as YAML with every field's meaning as a comment."""
+    lines: list[str] = []
+    _describe(config, 0, lines)
+    return "\n".join(lines) + "\n"
+
+
+def _describe(section: BaseModel, depth: int, lines: list[str]) -> None:
+    for name, field in type(section).model_fields.items():
+        value, indent = getattr(section, name), "  " * depth
+        if isinstance(value, BaseModel):
+            lines.append(f"{indent}{name}:  # {(type(value).__doc__ or '').splitlines()[0]}")
+            _describe(value, depth + 1, lines)
+            continue
+        plain = section.model_dump(mode="json", include={name})[name]
+        text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        lines.append(f"{indent}{name}: {text}" + (f"  # {field.description}" if field.description else ""))
 
 
 def _explain(error: ValidationError) -> str:

@@ -15,7 +15,7 @@ from pcpo.models.base import Adapter
 from pcpo.models.lora import trainable
 from pcpo.observe.console import Console
 from pcpo.rewards.base import evaluate
-from pcpo.trainer.collect import evaluation_request, sample_pictures
+from pcpo.trainer.collect import calls, evaluation_request, sample_pictures
 from pcpo.trainer.config import Config
 from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.step import Policy, Update
@@ -26,7 +26,12 @@ class Evaluator:
     """Samples the same pictures at every call, scores them and writes them into the run folder."""
 
     def __init__(
-        self, config: Config, adapter: Adapter, algorithm: Algorithm, prompts: Sequence[Prompt], reward: Reward
+        self,
+        config: Config,
+        adapter: Adapter,
+        algorithm: Algorithm,
+        prompts: Sequence[Prompt],
+        reward: Reward,
     ) -> None:
         settings, sampler = config.evaluation, algorithm.sampler
         steps = settings.steps or config.sampler.steps
@@ -45,9 +50,8 @@ class Evaluator:
         """Sample, score, write `images/NNNNNN*`, and return the fields of the evaluation event."""
         request = self.request
         with console.task("evaluation", len(request.sample_ids) * self.grid.num_steps) as advance:
-            pictures = sample_pictures(
-                self.policy, self.sampler, self.stats, request, self.cond, size=self.size, advance=advance
-            )
+            parts = calls(self.policy, request, self.cond, self.size, advance)
+            pictures = sample_pictures(parts, self.sampler, self.stats)
         metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
         result = evaluate(self.reward, pictures, request.texts, metadata)
         label = f"{iteration:06d}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pcpo import __version__
-from pcpo.advantages import zero_std_groups
+from pcpo.advantages import zero_std_groups, zero_std_mask
 from pcpo.data.prompts import load_prompts
 from pcpo.data.sampler import PromptSampler
 from pcpo.errors import NumericError, RewardError
@@ -28,9 +28,9 @@ from pcpo.rewards.base import evaluate
 from pcpo.rewards.registry import build_rewards
 from pcpo.trainer import runfolder
 from pcpo.trainer.advantage import Advantages
-from pcpo.trainer.collect import Request, collect, decode, training_request
+from pcpo.trainer.collect import Request, calls, collect, decode, training_request
 from pcpo.trainer.config import Config
-from pcpo.trainer.configfile import dump_config, load_config, validate
+from pcpo.trainer.configfile import load_config, validate
 from pcpo.trainer.evaluate import Evaluator, gradient_share
 from pcpo.trainer.metrics import Metrics
 from pcpo.trainer.parts import build_algorithm
@@ -59,6 +59,7 @@ class PCPOTrainer:
     config   a Config, a mapping of settings, or the name of a preset or YAML file
     prompts  a list of texts, a prompts file or an embedded set; None: what the configuration says
     resume   continue the run in the output folder from its newest checkpoint
+    quiet    print warnings only
 
     Everything that can be refused without the weights is refused before they are loaded. Raises PCPOError.
     """
@@ -71,35 +72,42 @@ class PCPOTrainer:
         prompts: str | Sequence[str] | None = None,
         *,
         resume: bool = False,
-        console: Console | None = None,
+        quiet: bool = False,
     ) -> None:
-        self.config = config = _with_arguments(config, model, prompts)
+        self.config = config = _with_arguments(config, model, reward, prompts)
         self.folder = runfolder.check_output(config, resume)
         self.prompts = load_prompts(config.prompts)
         held_out = load_prompts(config.evaluation.prompts) if config.evaluation.prompts else self.prompts
         if not isinstance(model, Adapter):
             adapter_class(read_header(config.model.path))
-        self.reward = reward if reward is not None else build_rewards(
-            [(part.name, part.weight, part.options) for part in config.reward]
+        self.reward = (
+            reward
+            if reward is not None
+            else build_rewards([(part.name, part.weight, part.options) for part in config.reward])
         )
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         self.device = _device(config.run.device)
 
-        self.adapter = model if isinstance(model, Adapter) else load_adapter(
-            config.model.path, self.device, config.model.resolution
+        self.adapter = (
+            model
+            if isinstance(model, Adapter)
+            else load_adapter(config.model.path, self.device, config.model.resolution)
         )
         self.adapter.autocast = torch.bfloat16 if config.run.precision == "bf16" else None
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
         self.policy = Policy(
-            self.adapter, self.algorithm.grid, config.sampler.guidance_scale, self.algorithm.prediction_scale()
+            self.adapter,
+            self.algorithm.grid,
+            config.sampler.guidance_scale,
+            self.algorithm.prediction_scale(),
         )
         self.objective = make_objective(config.objective.name, config.objective.clip_range)
         self.advantages = Advantages(config.advantage)
         self.sampler = PromptSampler(self.prompts, config.run.seed)
         self.evaluator = Evaluator(config, self.adapter, self.algorithm, held_out, self.reward)
-        self.console = console or Console(total_iterations=config.train.iterations)
+        self.console = Console(quiet, config.train.iterations)
         self.state = TrainState(trainable(self.adapter.backbone), config.optim, self.advantages)
         if resume:
             self.state.load_newest(self.folder / "checkpoints")
@@ -114,7 +122,7 @@ class PCPOTrainer:
         config, began = self.config, time.perf_counter()
         runfolder.create(self.folder, config)
         evaluations: list[float | None] = []
-        with EventWriter(self.folder / "events.jsonl") as events, self.console as console:
+        with EventWriter(self.folder / "events.jsonl") as events, self.console:
             self._announce(events)
             while True:
                 iteration = self.state.iteration
@@ -124,7 +132,10 @@ class PCPOTrainer:
                 if last:
                     break
                 self._iterate(events)
-                if self.state.iteration % config.run.checkpoint_every == 0 or self.state.iteration == config.train.iterations:
+                if (
+                    self.state.iteration % config.run.checkpoint_every == 0
+                    or self.state.iteration == config.train.iterations
+                ):
                     path = self.state.save(self.folder / "checkpoints")
                     events.write("checkpoint", iteration=self.state.iteration, path=str(path.relative_to(self.folder)))
             with self.state.averaged():
@@ -200,10 +211,8 @@ class PCPOTrainer:
         size = config.batch.rollout or config.pictures
         stats = self.algorithm.sampling_stats(trained)
         with self.console.task("rollout", config.pictures * self.algorithm.grid.num_steps) as advance:
-            trajectory = collect(
-                self.policy, self.algorithm.sampler, stats, request, cond, trained,
-                size=size, reduce=config.objective.reduce, advance=advance,
-            )  # fmt: skip
+            parts = calls(self.policy, request, cond, size, advance)
+            trajectory = collect(parts, self.algorithm.sampler, stats, trained, config.objective.reduce)
         lap("rollout")
         result = self._score(request, decode(self.adapter, trajectory.latents, size))
         groups = (config.batch.prompts, config.batch.group_size)
@@ -223,9 +232,13 @@ class PCPOTrainer:
             penalty=config.kl,
         )
         if config.evaluation.credit_probe and iteration % config.evaluation.every == 0:
-            events.write("gradient_share", iteration=iteration, **gradient_share(update, config.evaluation.credit_probe))
+            events.write(
+                "gradient_share",
+                iteration=iteration,
+                **gradient_share(update, config.evaluation.credit_probe),
+            )
             lap("probe")
-        metrics, grad_norm, ratio_error = self._update(update, rewards)
+        metrics, grad_norm, ratio_error = self._update(update, rewards, valid)
         lap("update")
 
         total = sum(seconds.values())
@@ -249,9 +262,7 @@ class PCPOTrainer:
     def _request(self, iteration: int) -> Request:
         config = self.config
         prompts = [self.prompts[i] for i in self.sampler.batch(iteration, config.batch.prompts)]
-        return training_request(
-            prompts, config.batch.group_size, config.run.seed, iteration, config.batch.same_noise
-        )
+        return training_request(prompts, config.batch.group_size, config.run.seed, iteration, config.batch.same_noise)
 
     def _score(self, request: Request, pictures: Tensor) -> RewardResult:
         metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
@@ -260,12 +271,12 @@ class PCPOTrainer:
             raise RewardError("abstained on every picture of an iteration: there is nothing to learn from")
         return result
 
-    def _update(self, update: Update, rewards: Tensor) -> tuple[Metrics, float, float]:
+    def _update(self, update: Update, rewards: Tensor, valid: Tensor) -> tuple[Metrics, float, float]:
         """All optimiser steps on one rollout. Returns metrics, last gradient norm, and the first log-ratio error."""
         config = self.config
         pictures = torch.arange(config.pictures)
         if config.train.filter == "zero_std":
-            pictures = pictures[(rewards.std(dim=1, correction=0) > 0).repeat_interleave(config.batch.group_size)]
+            pictures = pictures[~zero_std_mask(rewards, valid).repeat_interleave(config.batch.group_size)]
         steps = len(update.trajectory.steps)
         size = config.batch.micro or config.batch.rollout or config.pictures
         metrics, ratio_error, grad_norm = Metrics(steps), 0.0, 0.0
@@ -297,14 +308,20 @@ class PCPOTrainer:
 
 
 def _with_arguments(
-    config: Config | Mapping[str, Any] | str, model: str | Adapter | None, prompts: str | Sequence[str] | None
+    config: Config | Mapping[str, Any] | str,
+    model: str | Adapter | None,
+    reward: Reward | None,
+    prompts: str | Sequence[str] | None,
 ) -> Config:
-    """The configuration with the arguments of the constructor laid on it, validated."""
+    """The configuration with the arguments of the constructor laid on it, validated, so that the run records them."""
     if isinstance(config, str):
         config = load_config(config)
     data = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
-    if isinstance(model, str):
-        data["model"] = {**data.get("model", {}), "path": model}
+    if model is not None:
+        path = model if isinstance(model, str) else model.path
+        data["model"] = {**data.get("model", {}), "path": path}
+    if reward is not None:
+        data["reward"] = getattr(reward, "__qualname__", type(reward).__qualname__)
     if prompts is not None:
         data["prompts"] = prompts if isinstance(prompts, str) else list(prompts)
     return validate(data)

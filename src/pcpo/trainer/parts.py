@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from pcpo.credit.apply import StepCredit, step_credit
+from pcpo.credit import StepCredit, step_credit
 from pcpo.errors import ConfigError
 from pcpo.models.base import Adapter
 from pcpo.samplers import SAMPLERS, make_sampler
 from pcpo.samplers.base import Sampler
-from pcpo.trainer.config import Config
+from pcpo.trainer.config import Config, sampler_parameters
 from pcpo.trainer.schedule import eligible_steps, trained_steps
 from pcpo.types import Grid, StepStats
 
@@ -34,7 +34,8 @@ class Algorithm:
 
     def credit_of(self, steps: Tensor) -> StepCredit:
         """The credit rows of trained steps [S]."""
-        return self.credit[torch.searchsorted(self.eligible, steps)]
+        rows = torch.searchsorted(self.eligible, steps)
+        return StepCredit(**{f.name: getattr(self.credit, f.name)[rows] for f in fields(StepCredit)})
 
     def sampling_stats(self, steps: Tensor) -> StepStats:
         """Per-step coefficients [T] used to sample: deterministic outside `steps` where so configured."""
@@ -61,14 +62,9 @@ def build_algorithm(config: Config, adapter: Adapter) -> Algorithm:
         raise ConfigError(
             f"{name} samples {SAMPLERS[name].family} models, and {config.model.path} is a {adapter.kind} model",
             where="sampler.name",
-            fix=f"use one of {', '.join(fitting)}",
+            fix=f"use {' or '.join(fitting)}",
         )
-    parameters: dict[str, float | str] = {}
-    if config.sampler.eta is not None:
-        parameters[SAMPLERS[name].parameter] = config.sampler.eta
-    if config.credit.apply == "variance":
-        parameters["variance"] = "pcpo"
-    sampler = make_sampler(name, **parameters)
+    sampler = make_sampler(name, **sampler_parameters(config))
     grid = adapter.grid(config.sampler.steps, kind=config.sampler.grid, shift=config.sampler.shift)
     stats = sampler.stats(grid)
     eligible = eligible_steps(stats, config.train)

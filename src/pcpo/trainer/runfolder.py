@@ -32,7 +32,9 @@ def check_output(config: Config, resume: bool) -> Path:
     if not resume:
         if stored.is_file():
             raise RunFolderError(
-                "already holds a run", where=str(folder), fix="continue it with --resume, or choose another --output"
+                "already holds a run",
+                where=str(folder),
+                fix="continue it with --resume, or choose another --output",
             )
         if occupied:
             raise RunFolderError("is not empty and not a run", where=str(folder), fix="choose another --output")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pcpo.errors import CheckpointError
 from pcpo.trainer import checkpoint
@@ -18,9 +18,7 @@ from pcpo.trainer.config import OptimSettings
 class TrainState:
     """Trained parameters with their AdamW, optional EMA, and counters."""
 
-    def __init__(
-        self, named: list[tuple[str, nn.Parameter]], settings: OptimSettings, advantages: Advantages
-    ) -> None:
+    def __init__(self, named: list[tuple[str, nn.Parameter]], settings: OptimSettings, advantages: Advantages) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
         self.advantages = advantages
@@ -61,7 +59,7 @@ class TrainState:
 
     def save(self, parent: Path) -> Path:
         """Write a checkpoint named by the iteration."""
-        tensors = {f"weight.{name}": p for name, p in zip(self.names, self.parameters, strict=True)}
+        tensors: dict[str, Tensor] = {f"weight.{name}": p for name, p in zip(self.names, self.parameters, strict=True)}
         tensors |= checkpoint.optimizer_tensors(self.optimizer)
         state: dict[str, object] = {"iteration": self.iteration, "samples": self.samples}
         if self.ema is not None:

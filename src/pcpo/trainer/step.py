@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pcpo.credit.apply import StepCredit
+from pcpo.credit import StepCredit
 from pcpo.models.base import Adapter, Conditioning
 from pcpo.objectives.penalties import PENALTIES
 from pcpo.objectives.ratio import log_ratio
+from pcpo.samplers.base import per_row
 from pcpo.trainer.config import ObjectiveSettings, PenaltySettings
 from pcpo.types import Grid, LossTerms, StepStats, StepTerms, Trajectory
 
@@ -29,25 +30,21 @@ class Policy:
     prediction_scale: Tensor | None = None
 
     def __call__(self, x: Tensor, i: Tensor, cond: Conditioning, index: Tensor) -> Tensor:
-        timestep = self.grid.timesteps.to(x.device, x.dtype)[i]
-        prediction = self.adapter.predict(x, timestep, cond, index, self.guidance_scale)
+        """Prediction by the model as it is tuned now."""
+        prediction = self.adapter.predict(x, self._timestep(x, i), cond, index, self.guidance_scale)
         if self.prediction_scale is None:
             return prediction
-        scale = per_row(self.prediction_scale[i], x)
         reference = self.reference(x, i, cond, index)
-        return reference + scale * (prediction - reference)
+        return reference + per_row(self.prediction_scale[i.cpu()], x) * (prediction - reference)
 
     @torch.no_grad()
     def reference(self, x: Tensor, i: Tensor, cond: Conditioning, index: Tensor) -> Tensor:
         """The same prediction by the model before tuning."""
-        timestep = self.grid.timesteps.to(x.device, x.dtype)[i]
         with self.adapter.reference():
-            return self.adapter.predict(x, timestep, cond, index, self.guidance_scale)
+            return self.adapter.predict(x, self._timestep(x, i), cond, index, self.guidance_scale)
 
-
-def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """values [N] shaped to multiply `like` [N, ...], on its device and in its dtype."""
-    return values.to(like.device, like.dtype).view(-1, *[1] * (like.ndim - 1))
+    def _timestep(self, x: Tensor, i: Tensor) -> Tensor:
+        return self.grid.timesteps[i.cpu()].to(x.device, x.dtype)
 
 
 @dataclass
@@ -64,39 +61,33 @@ class Update:
     objective_settings: ObjectiveSettings
     penalty: PenaltySettings
 
-    def terms(self, pictures: Tensor, positions: Tensor) -> tuple[StepTerms, Tensor]:
-        """Terms of N pairs and their predictions [N, ...]; pictures, positions: LongTensor [N]."""
-        run = self.trajectory
-        device = run.x_t.device
-        pictures, rows = pictures.to(device), positions.to(device)
-        x_t, noise, old = (t[pictures, rows] for t in (run.x_t, run.noise, run.prediction_old))
-        index = run.prompt_index[pictures]
-        prediction = self.policy(x_t, run.steps[rows], self.cond, index)
-        settings, credit = self.objective_settings, self.credit
+    def loss(self, pictures: Tensor, positions: Tensor) -> LossTerms:
+        """Loss of N pairs [N], not reduced, with metrics [N]; pictures, positions: LongTensor [N] on the CPU.
+
+        The log-ratio comes from prediction differences, not from two log-probs: the same number without cancellation,
+        and exactly 0 at the sampling policy.
+        """
+        run, settings = self.trajectory, self.objective_settings
+        step, device = run.steps[positions], run.x_t.device
+        b, s = pictures.to(device), positions.to(device)
+        x_t, noise, old, index = run.x_t[b, s], run.noise[b, s], run.prediction_old[b, s], run.prompt_index[b]
+        prediction = self.policy(x_t, step, self.cond, index)
         ratio = log_ratio(
             prediction - old,
             noise,
-            credit.ratio_weight[positions].to(device, x_t.dtype),
+            self.credit.ratio_weight[positions].to(old),
             reduce=settings.reduce,
             quadratic=settings.quadratic,
         )
-        terms = StepTerms(
-            log_ratio=ratio * credit.ratio_scale[positions].to(ratio),
-            advantage=self.advantage[pictures].to(ratio),
-            weight=credit.loss_weight[positions].to(ratio),
+        out = self.objective(
+            StepTerms(
+                log_ratio=ratio * self.credit.ratio_scale[positions].to(old),
+                advantage=self.advantage[b],
+                weight=self.credit.loss_weight[positions].to(old),
+            )
         )
-        return terms, prediction
-
-    def loss(self, pictures: Tensor, positions: Tensor) -> LossTerms:
-        """Loss of every pair [N], not reduced, with metrics [N]; the KL penalty is added where it is configured."""
-        terms, prediction = self.terms(pictures, positions)
-        out = self.objective(terms)
         if self.penalty.form == "none":
             return out
-        run, rows = self.trajectory, positions.to(prediction.device)
-        pictures = pictures.to(prediction.device)
-        x_t, index = run.x_t[pictures, rows], run.prompt_index[pictures]
-        difference = prediction - self.policy.reference(x_t, run.steps[rows], self.cond, index)
-        kl = PENALTIES[self.penalty.form](difference, self.stats[positions], self.objective_settings.reduce)
-        out.metrics["kl_ref"] = kl.detach()
-        return LossTerms(out.per_step + self.penalty.beta * kl, out.metrics)
+        difference = prediction - self.policy.reference(x_t, step, self.cond, index)
+        kl = PENALTIES[self.penalty.form](difference, self.stats[positions], settings.reduce)
+        return LossTerms(out.per_step + self.penalty.beta * kl, {**out.metrics, "kl_ref": kl.detach()})

@@ -34,9 +34,7 @@ def test_only_line_feeds_split_lines(tmp_path):
 
 
 def test_json_lines_carry_metadata_and_ids(tmp_path):
-    path = write(
-        tmp_path, "p.jsonl", '{"prompt": "sign", "id": 7, "text": "STOP"}\n\n{"prompt": "# not a comment"}\n'
-    )
+    path = write(tmp_path, "p.jsonl", '{"prompt": "sign", "id": 7, "text": "STOP"}\n\n{"prompt": "# not a comment"}\n')
     assert load_prompts(path) == [Prompt("sign", {"text": "STOP"}, "7"), Prompt("# not a comment", {}, "p1")]
 
 

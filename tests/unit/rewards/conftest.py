@@ -33,9 +33,7 @@ def save_model(folder, kind="clip", **preprocessor):
         if kind == "clip":
             model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
         else:
-            model = SiglipModel(
-                SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=vision)
-            )
+            model = SiglipModel(SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=vision))
     model.save_pretrained(folder)
     tok.save_pretrained(folder)
     settings = {

@@ -167,9 +167,7 @@ lists = st.lists(numbers, max_size=4)
 arrays = st.lists(st.floats(), max_size=4).map(np.array) | lists.map(lambda v: np.array(v, dtype=object))
 tensors = st.lists(st.floats(width=32), max_size=4).map(torch.tensor)
 anything = numbers | lists | lists.map(tuple) | arrays | tensors | st.lists(lists, max_size=3)
-results = st.builds(
-    RewardResult, anything, anything, st.dictionaries(st.text(max_size=2), anything, max_size=2)
-)
+results = st.builds(RewardResult, anything, anything, st.dictionaries(st.text(max_size=2), anything, max_size=2))
 
 
 @settings(max_examples=300, deadline=None)

@@ -125,9 +125,7 @@ def test_built_ins_pass(reward):
 
 
 def test_what_cannot_be_called():
-    assert check_reward([1, 2]) == [
-        "not-callable: it is of type list; pass a function or an object with __call__"
-    ]
+    assert check_reward([1, 2]) == ["not-callable: it is of type list; pass a function or an object with __call__"]
 
 
 def test_own_pictures_prompts_and_metadata_are_used():

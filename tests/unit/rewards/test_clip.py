@@ -82,9 +82,7 @@ def test_passes_the_checker(scorer):
 
 
 def test_by_name_with_options(clip_folder):
-    reward = build_rewards(
-        [("clip_score", 1.0, {"model": str(clip_folder), "batch_size": 2}), ("colorfulness", 0, {})]
-    )
+    reward = build_rewards([("clip_score", 1.0, {"model": str(clip_folder), "batch_size": 2}), ("colorfulness", 0, {})])
     result = evaluate(reward, probe_pictures(), PROMPTS, [{}] * 6)
     assert list(result.info) == ["clip_score", "colorfulness"]
     assert torch.equal(result.values, result.info["clip_score"])
@@ -129,9 +127,7 @@ def test_a_local_folder_never_asks_the_hub(clip_folder, monkeypatch):
 
 DAMAGE = {
     "preprocessor gone": lambda f: (f / "preprocessor_config.json").unlink(),
-    "weights cut": lambda f: (f / "model.safetensors").write_bytes(
-        (f / "model.safetensors").read_bytes()[:500]
-    ),
+    "weights cut": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:500]),
     "weights gone": lambda f: (f / "model.safetensors").unlink(),
     "pickle instead": lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
     "config not JSON": lambda f: (f / "config.json").write_text("{"),

@@ -11,9 +11,7 @@ from pcpo.rewards import REWARDS, build_rewards
 from pcpo.rewards.base import evaluate
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "own-reward.md"
-BLOCKS = re.findall(
-    r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
-)
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 IMAGES = torch.full((2, 3, 4, 4), 150, dtype=torch.uint8)
 
 

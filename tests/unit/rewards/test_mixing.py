@@ -56,9 +56,7 @@ def test_parts_write_to_their_own_copies():
         images.fill_(255)
         return [0, 0, 0]
 
-    result = run(
-        WeightedSum([("vandal", vandal, 1.0), ("sum", lambda i, p, m: i.float().sum(dim=(1, 2, 3)), 1.0)])
-    )
+    result = run(WeightedSum([("vandal", vandal, 1.0), ("sum", lambda i, p, m: i.float().sum(dim=(1, 2, 3)), 1.0)]))
     assert result.values.tolist() == [0, 0, 0]
 
 

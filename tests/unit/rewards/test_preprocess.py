@@ -23,9 +23,7 @@ def preprocess(**changes):
 
 def pictures(height, width):
     generator = torch.Generator().manual_seed(1)
-    noise = torch.randint(
-        0, 256, (2, 3, height // 4 + 1, width // 4 + 1), generator=generator, dtype=torch.uint8
-    )
+    noise = torch.randint(0, 256, (2, 3, height // 4 + 1, width // 4 + 1), generator=generator, dtype=torch.uint8)
     return noise.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :height, :width]
 
 
@@ -66,9 +64,7 @@ def test_steps_can_be_switched_off():
     plain = preprocess(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
     assert torch.equal(plain(images), images.float())
     assert preprocess(size=16, crop_size=16)(images).shape == (6, 3, 16, 16)
-    nearest = preprocess(
-        resample=0, size={"height": 32, "width": 32}, do_center_crop=False, do_normalize=False
-    )
+    nearest = preprocess(resample=0, size={"height": 32, "width": 32}, do_center_crop=False, do_normalize=False)
     torch.testing.assert_close(nearest(images) * 255, images[:, :, 1::2, 1::2].float())
 
 

@@ -74,9 +74,7 @@ def test_an_edited_file_is_read_again(file):
 
 
 def test_parts_are_built_and_reported_by_name(file):
-    mixed = build_rewards(
-        [("colorfulness", 1, {}), (f"{file}:Brightness", 2, {"scale": 1}), (f"{file}:red", 0, {})]
-    )
+    mixed = build_rewards([("colorfulness", 1, {}), (f"{file}:Brightness", 2, {"scale": 1}), (f"{file}:red", 0, {})])
     result = run(mixed)
     assert result.values.tolist() == [20, 20]
     assert list(result.info) == ["colorfulness", "Brightness", "red"]

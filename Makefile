@@ -1,0 +1,44 @@
+# make demo: set up and run the main job.   make test: set up and run the tests.
+PYTHON ?= python3
+# Pins a CPU build of torch. On a machine with an accelerator: make demo CONSTRAINTS=
+CONSTRAINTS ?= constraints/cpu.txt
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+OUT ?= runs/demo
+
+.PHONY: demo test slow lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@grep -h '^# make' Makefile; echo '   make lint, make slow, make clean'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp per set of extras, renewed only when the requirements change.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.installed
+	@n=0; out=$(OUT); while [ -e "$$out" ]; do n=$$((n + 1)); out=$(OUT)-$$n; done; \
+	$(BIN)/pcpo train demo --output "$$out"
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,52 @@
+"""The `pcpo` command: one verb per file; heavy imports happen inside the verbs, so help is instant."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from pcpo import __version__
+from pcpo.cli import listing, report, sample, train
+from pcpo.errors import PCPOError
+
+app = typer.Typer(
+    name="pcpo",
+    help="Align text-to-image diffusion and flow models with rewards by proportionate credit.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("train")(train.train)
+app.command("sample")(sample.sample)
+app.command("report")(report.report)
+app.command("presets")(listing.presets)
+app.command("models")(listing.models)
+app.command("rewards")(listing.rewards)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Align text-to-image diffusion and flow models with rewards by proportionate credit."""
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend become one line and an exit code of their own."""
+    try:
+        app()
+    except PCPOError as error:
+        typer.echo(f"pcpo: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""`pcpo sample`: pictures from a model or a run, with fixed noises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sample(
+    source: Annotated[str, typer.Argument(help="run folder, embedded model, pipeline folder or hub id")],
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="a prompt; may be repeated")] = None,
+    prompts: Annotated[str | None, typer.Option(help="prompts file or embedded set")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="pictures per prompt")] = 4,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="denoising steps")] = 20,
+    guidance_scale: Annotated[float, typer.Option("--guidance-scale", "-g", min=0)] = 5.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="folder for the pictures; must be new or empty")
+    ] = Path("samples"),
+) -> None:
+    """Sample pictures deterministically (DDIM or ODE), as the pipeline itself does, and a contact sheet of them."""
+    from pcpo.data.prompts import load_prompts
+    from pcpo.errors import PromptError, RunFolderError
+
+    if not prompt and not prompts:
+        raise PromptError("no prompts", where="pcpo sample", fix="give --prompt TEXT or --prompts FILE")
+    wanted = [*(load_prompts(prompt) if prompt else []), *(load_prompts(prompts) if prompts else [])]
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise RunFolderError("is not an empty folder", where=str(output), fix="choose another --output")
+
+    from pcpo.evaluation.sampling import load_for_sampling, sample_images
+
+    adapter = load_for_sampling(source)
+    sheet = sample_images(
+        adapter, wanted, count=count, steps=steps, guidance_scale=guidance_scale, seed=seed, output=output
+    )
+    typer.echo(sheet)

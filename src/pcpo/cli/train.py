@@ -1,0 +1,60 @@
+"""`pcpo train`: tune a model on a reward."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    source: Annotated[str, typer.Argument(help="a preset (pcpo presets lists them) or a YAML file")] = "demo",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="change one setting, for instance optim.learning_rate=1e-4",
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder [default: runs/NAME-SEED]")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of prompts, noises and LoRA [default: 0]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run in the output folder")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")] = False,
+) -> None:
+    """Tune a model on a reward: rollouts, rewards, updates, evaluations, and a report.html in the run folder.
+
+    Every setting of a preset can be changed with --set; `pcpo presets NAME` prints them all with their meaning.
+    """
+    from pcpo.trainer.configfile import load_config
+
+    settings = list(overrides or [])
+    if output is not None:
+        settings.append(f"run.output={_quoted(output)}")
+    if seed is not None:
+        settings.append(f"run.seed={seed}")
+    config = load_config(source, settings)
+
+    from pcpo.trainer.loop import PCPOTrainer
+
+    trainer = PCPOTrainer(config=config, resume=resume, quiet=quiet)
+
+    from pcpo.observe.report import write_report
+
+    summary = trainer.train()
+    report = write_report(summary.output)
+    trainer.console.summary(
+        reward_before=summary.reward_before,
+        reward_after=summary.reward_after,
+        iterations=summary.iterations,
+        seconds=summary.seconds,
+        output=summary.output,
+        report=report,
+    )
+
+
+def _quoted(path: Path) -> str:
+    """A path as a YAML string."""
+    return "'" + str(path).replace("'", "''") + "'"
