@@ -25,7 +25,11 @@ def load_for_sampling(source: str) -> Adapter:
     if not (run / "config.yaml").is_file():
         return load_adapter(source)
     config = load_config(run / "config.yaml")
-    adapter = load_adapter(config.model.path, resolution=config.model.resolution)
+    adapter = load_adapter(
+        config.model.path,
+        resolution=config.model.resolution,
+        max_sequence_length=config.model.max_sequence_length,
+    )
     if not load_tuned(adapter, run, config.model.tune):
         raise RunFolderError("holds no tuned weights yet", where=source, fix="finish the run with --resume")
     return adapter

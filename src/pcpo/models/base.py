@@ -40,7 +40,7 @@ class Adapter(ABC):
     """Base of the model families.
 
     `backbone` is the network that is tuned; everything else is frozen. Predictions are float32, in the sampler's terms:
-    eps for diffusion, velocity for flow.
+    eps for diffusion, velocity for flow. Settings that are None are the pipeline's own.
     """
 
     pipeline_class: ClassVar[str]
@@ -48,8 +48,15 @@ class Adapter(ABC):
     backbone_name: ClassVar[str]
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
-    def __init__(self, pipe: Any, device: torch.device | str = "cpu", resolution: int | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        device: torch.device | str = "cpu",
+        resolution: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> None:
         self.pipe = pipe
+        self.max_sequence_length = max_sequence_length
         self.path = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.device = torch.device(device)
         self.backbone: nn.Module = getattr(pipe, self.backbone_name)

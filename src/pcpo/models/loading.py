@@ -45,7 +45,12 @@ def load_pipeline(path: str) -> Any:
         raise ModelError(f"diffusers cannot load it: {reason}", where=f"model {path}") from error
 
 
-def load_adapter(path: str, device: torch.device | str = "cpu", resolution: int | None = None) -> Adapter:
+def load_adapter(
+    path: str,
+    device: torch.device | str = "cpu",
+    resolution: int | None = None,
+    max_sequence_length: int | None = None,
+) -> Adapter:
     """Load a pipeline and wrap it. The header is read first, so a wrong family is refused before any weight."""
     cls = adapter_class(read_header(path))
-    return cls(load_pipeline(path), device, resolution)
+    return cls(load_pipeline(path), device, resolution, max_sequence_length)

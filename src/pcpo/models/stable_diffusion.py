@@ -20,10 +20,18 @@ class StableDiffusionAdapter(Adapter):
     kind = "diffusion"
     backbone_name = "unet"
 
-    def __init__(self, pipe: Any, device: torch.device | str = "cpu", resolution: int | None = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        device: torch.device | str = "cpu",
+        resolution: int | None = None,
+        max_sequence_length: int | None = None,
+    ) -> None:
         from diffusers import DDIMScheduler
 
         super().__init__(pipe, device, resolution)
+        if max_sequence_length is not None:
+            raise ConfigError("this family has no T5; drop it", where="model.max_sequence_length")
         self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
         self.prediction_type = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):

@@ -29,8 +29,9 @@ class StableDiffusion3Adapter(Adapter):
 
     def encode_one(self, prompt: str) -> dict[str, Tensor]:
         """prompt_embeds [1, tokens, width], pooled [1, width]."""
+        length = {"max_sequence_length": self.max_sequence_length} if self.max_sequence_length else {}
         embeds, _, pooled, _ = self.pipe.encode_prompt(
-            prompt, None, None, device=self.device, do_classifier_free_guidance=False
+            prompt, None, None, device=self.device, do_classifier_free_guidance=False, **length
         )
         return {"prompt_embeds": embeds, "pooled": pooled}
 

@@ -36,6 +36,9 @@ class ModelSettings(Section):
     tune: Literal["lora", "full"] = Field("lora", description="train a LoRA, or all backbone weights")
     lora: LoraSettings = LoraSettings()
     resolution: int | None = Field(None, ge=8, description="picture side in pixels; null: the model's own")
+    max_sequence_length: int | None = Field(
+        None, ge=1, description="T5 tokens of models that have (or lack) a T5; null: the pipeline's default"
+    )
 
 
 class RewardPart(Section):
@@ -261,9 +264,7 @@ def _contradictions(config: Config) -> list[str]:
     if config.sampler.stochastic == "trained" and train.select == "all":
         found.append("sampler.stochastic=trained needs train.select=first, random or window")
     if train.select != "all" and int(config.sampler.steps * train.fraction) == 0:
-        found.append(
-            f"train.fraction {train.fraction} of {config.sampler.steps} steps is no step: nothing to train"
-        )
+        found.append(f"train.fraction {train.fraction} of {config.sampler.steps} steps is no step: nothing to train")
     if config.sampler.shift is not None and (family == "diffusion" or config.sampler.grid != "ideal"):
         found.append("sampler.shift applies to an ideal flow grid; set sampler.grid=ideal, or drop it")
     return found

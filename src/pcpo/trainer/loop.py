@@ -89,10 +89,11 @@ class PCPOTrainer:
             torch.set_num_threads(config.run.threads)
         self.device = _device(config.run.device)
 
+        settings = config.model
         self.adapter = (
             model
             if isinstance(model, Adapter)
-            else load_adapter(config.model.path, self.device, config.model.resolution)
+            else load_adapter(settings.path, self.device, settings.resolution, settings.max_sequence_length)
         )
         self.adapter.autocast = torch.bfloat16 if config.run.precision == "bf16" else None
         self.algorithm = build_algorithm(config, self.adapter)
