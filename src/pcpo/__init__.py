@@ -1,3 +1,34 @@
-"""Align text-to-image diffusion and flow models with rewards by proportionate credit policy optimization."""
+"""Align text-to-image diffusion and flow models with rewards by proportionate credit policy optimization.
+
+`PCPOTrainer` tunes a model; `load_config` reads presets and YAML files; `Config` is the whole configuration. They are
+imported on first use, so `import pcpo` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from pcpo.trainer.config import Config
+    from pcpo.trainer.configfile import load_config
+    from pcpo.trainer.loop import PCPOTrainer
+    from pcpo.types import RewardResult
+
+_HOMES = {
+    "Config": "pcpo.trainer.config",
+    "PCPOTrainer": "pcpo.trainer.loop",
+    "RewardResult": "pcpo.types",
+    "load_config": "pcpo.trainer.configfile",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'pcpo' has no attribute {name!r}")
+
+
+__all__ = ["Config", "PCPOTrainer", "RewardResult", "__version__", "load_config"]

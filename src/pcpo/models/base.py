@@ -87,7 +87,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
-        """The time grid: `kind` "scheduler" is what `pipe(...)` uses, "ideal" the formula's."""
+        """The time grid: `kind` "scheduler" is what `pipe(...)` uses; flow has "ideal", diffusion "log_snr"."""
 
     # what they share
 

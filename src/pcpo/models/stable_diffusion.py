@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pcpo.errors import ConfigError, ModelError
 from pcpo.models.base import Adapter
-from pcpo.samplers.grids import ddim_grid_from_scheduler
+from pcpo.samplers.grids import ddim_grid_from_scheduler, log_snr_uniform_grid
 from pcpo.types import Grid
 
 
@@ -58,7 +58,13 @@ class StableDiffusionAdapter(Adapter):
         return alpha_bar.sqrt() * out.float() + (1 - alpha_bar).sqrt() * x
 
     def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
-        """The DDIM grid of the scheduler; there is no other ideal one for a discrete schedule."""
-        if kind == "ideal":
-            raise ConfigError("sampler.grid ideal is for flow models; diffusion models use their scheduler's grid")
+        """The DDIM grid of the scheduler, or one uniform in log-SNR, on which eta 1 has uniform native credit."""
+        if kind == "log_snr":
+            if self.prediction_type != "epsilon":
+                raise ConfigError(
+                    "log_snr has fractional timesteps, on which a v-prediction cannot be converted to eps",
+                    where="sampler.grid",
+                    fix="use scheduler",
+                )
+            return log_snr_uniform_grid(self.scheduler.alphas_cumprod, num_steps)
         return ddim_grid_from_scheduler(self.scheduler, num_steps)

@@ -60,7 +60,9 @@ class SamplerSettings(Section):
         description="noise: eta of ddim, dance_sde, precise; a of flow_sde, cps; null: the usual one",
     )
     guidance_scale: float = Field(5.0, ge=0, description="classifier-free guidance; <= 1: off")
-    grid: Literal["scheduler", "ideal"] = Field("scheduler", description="time grid: the pipeline's, or the ideal one")
+    grid: Literal["scheduler", "ideal", "log_snr"] = Field(
+        "scheduler", description="time grid: the pipeline's; ideal for flow; uniform in log-SNR for diffusion"
+    )
     shift: float | None = Field(None, gt=0, description="time shift of an ideal flow grid; null: the scheduler's")
     stochastic: Literal["all", "trained"] = Field(
         "all", description="which steps draw noise: all, or only those trained (deterministic elsewhere)"
@@ -265,6 +267,9 @@ def _contradictions(config: Config) -> list[str]:
         found.append("sampler.stochastic=trained needs train.select=first, random or window")
     if train.select != "all" and int(config.sampler.steps * train.fraction) == 0:
         found.append(f"train.fraction {train.fraction} of {config.sampler.steps} steps is no step: nothing to train")
+    wrong_grid = "ideal" if family == "diffusion" else "log_snr"
+    if config.sampler.grid == wrong_grid:
+        found.append(f"sampler.grid {wrong_grid} is not for {family} models, which {config.sampler.name} samples")
     if config.sampler.shift is not None and (family == "diffusion" or config.sampler.grid != "ideal"):
         found.append("sampler.shift applies to an ideal flow grid; set sampler.grid=ideal, or drop it")
     return found
