@@ -25,7 +25,8 @@ def presets(
                 preset,
                 config.model.path,
                 f"{config.sampler.name}, {config.sampler.steps} steps",
-                f"credit {config.credit.schedule} ({config.credit.apply})",
+                f"credit {config.credit.schedule}"
+                + ("" if config.credit.schedule == "native" else f" by {config.credit.apply}"),
                 f"{config.objective.name}, {config.advantage.name}",
             )
         )

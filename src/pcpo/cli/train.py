@@ -19,8 +19,10 @@ def train(
             help="change one setting, for instance optim.learning_rate=1e-4",
         ),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="run folder [default: runs/NAME-SEED]")] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of prompts, noises and LoRA [default: 0]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="run folder", show_default="runs/NAME-SEED")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="seed of prompts, noises and LoRA", show_default="0")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in the output folder")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")] = False,
 ) -> None:
