@@ -20,11 +20,15 @@ EMBEDDED = {
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """What model_index.json says: the pipeline class and its components (name -> (library, class))."""
+    """What model_index.json says: the pipeline class, its components (name -> (library, class)), and those it lacks.
+
+    absent: components saved as null, such as the T5 of a Stable Diffusion 3 that was saved without one.
+    """
 
     path: str
     pipeline: str
     components: dict[str, tuple[str, str]]
+    absent: tuple[str, ...] = ()
 
 
 def embedded_folder(name: str) -> Path:
@@ -82,12 +86,9 @@ def read_header(path: str) -> ModelHeader:
 def _header_from(path: str, data: Any) -> ModelHeader:
     if not isinstance(data, dict) or not isinstance(data.get("_class_name"), str):
         raise ModelError("model_index.json names no pipeline class", where=f"model {path}")
-    components = {
-        name: (str(value[0]), str(value[1]))
-        for name, value in data.items()
-        if isinstance(value, list) and len(value) == 2 and value[0] is not None
-    }
-    return ModelHeader(path, data["_class_name"], components)
+    pairs = {name: value for name, value in data.items() if isinstance(value, list) and len(value) == 2}
+    components = {name: (str(value[0]), str(value[1])) for name, value in pairs.items() if value[0] is not None}
+    return ModelHeader(path, data["_class_name"], components, tuple(pairs.keys() - components.keys()))
 
 
 def _hub_index(path: str) -> Any:

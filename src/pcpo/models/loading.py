@@ -34,12 +34,13 @@ def load_pipeline(path: str) -> Any:
     from diffusers.utils import logging
 
     header = read_header(path)
-    extra = {"safety_checker": None} if header.pipeline == "StableDiffusionPipeline" else {}
+    # diffusers asks for a T5 even where the index says that there is none, unless it is told None
+    extra: dict[str, Any] = dict.fromkeys(header.absent)
+    if header.pipeline == "StableDiffusionPipeline":
+        extra["safety_checker"] = None
     logging.disable_progress_bar()
     try:
-        return DiffusionPipeline.from_pretrained(
-            resolve(path), torch_dtype=torch.float32, use_safetensors=True, **extra
-        )
+        return DiffusionPipeline.from_pretrained(resolve(path), dtype=torch.float32, use_safetensors=True, **extra)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"diffusers cannot load it: {reason}", where=f"model {path}") from error
