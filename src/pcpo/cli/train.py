@@ -22,7 +22,7 @@ def train(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="run folder", show_default="runs/NAME-SEED")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="seed of prompts, noises and LoRA", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="random seed", show_default="the preset's")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in the output folder")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")] = False,
 ) -> None:

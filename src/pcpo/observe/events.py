@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,11 +36,13 @@ def plain(value: Any) -> Any:
 class EventWriter:
     """Append events to a file, each line in one unbuffered write: a killed run loses at most its last line.
 
-    A line that an earlier process left unfinished at the end of the file is removed when the file is opened.
+    A line that an earlier process left unfinished at the end of the file is removed when the file is opened. The
+    listener (a tracker) gets every event after it was written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, listener: Callable[[Mapping[str, Any]], object] | None = None) -> None:
         self.path = Path(path)
+        self._listener = listener
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _mend_last_line(self.path)
         self._file = self.path.open("ab", buffering=0)
@@ -52,6 +54,8 @@ class EventWriter:
         """
         event = {"type": kind, **plain(fields)}
         self._file.write(json.dumps(event, allow_nan=False).encode("ascii") + b"\n")
+        if self._listener is not None:
+            self._listener(event)
         return event
 
     def close(self) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from pcpo.errors import ConfigError
 
 PREFIXES = {"iteration": "train", "evaluation": "eval"}
 
@@ -25,8 +30,26 @@ def scalars(event: Mapping[str, Any]) -> dict[str, float]:
     return named
 
 
-def track(log: Callable[..., Any], event: Mapping[str, Any]) -> None:
-    """Send the event's scalars through `log(values, step=iteration)`, as accelerate's Accelerator.log."""
-    named = scalars(event)
-    if named:
-        log(named, step=int(event["iteration"]))
+@contextmanager
+def tracking(name: str, run_name: str, folder: Path) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Yield a function that sends an event's scalars to accelerate's tracker `name`; "none" sends nothing.
+
+    tensorboard writes below `folder`; wandb and trackio go where they are set up to go. Raises ConfigError where the
+    tracker's package is not installed.
+    """
+    if name == "none":
+        yield lambda event: None
+        return
+    if importlib.util.find_spec(name) is None:
+        raise ConfigError(f"{name} is not installed", where="run.tracker", fix=f"pip install {name}")
+    from accelerate import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    PartialState()  # accelerate's trackers ask it which process they run in
+    place = {"logging_dir": folder} if name == "tensorboard" else {}
+    tracker = LOGGER_TYPE_TO_CLASS[name](run_name, **place)
+    tracker.start()
+    try:
+        yield lambda event: tracker.log(scalars(event), step=int(event["iteration"])) if scalars(event) else None
+    finally:
+        tracker.finish()

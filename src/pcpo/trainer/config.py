@@ -166,6 +166,7 @@ class RunSettings(Section):
     seed: int = Field(0, ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone; latents stay float32")
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="also log scalars there")
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
 

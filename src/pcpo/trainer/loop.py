@@ -24,6 +24,7 @@ from pcpo.objectives.compose import make_objective
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter
+from pcpo.observe.trackers import tracking
 from pcpo.rewards.base import evaluate
 from pcpo.rewards.registry import build_rewards
 from pcpo.trainer import runfolder
@@ -123,7 +124,11 @@ class PCPOTrainer:
         config, began = self.config, time.perf_counter()
         runfolder.create(self.folder, config)
         evaluations: list[float | None] = []
-        with EventWriter(self.folder / "events.jsonl") as events, self.console:
+        with (
+            tracking(config.run.tracker, config.name, self.folder) as tracker,
+            EventWriter(self.folder / "events.jsonl", tracker) as events,
+            self.console,
+        ):
             self._announce(events)
             while True:
                 iteration = self.state.iteration

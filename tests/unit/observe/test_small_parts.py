@@ -7,16 +7,18 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pcpo.errors import ConfigError
 from pcpo.observe.environment import environment
 from pcpo.observe.markup import Safe, element, escape
 from pcpo.observe.numbers import number, percent, relative_change
 from pcpo.observe.svg import Scale, fit
-from pcpo.observe.trackers import scalars, track
+from pcpo.observe.trackers import scalars, tracking
 
 
 @pytest.mark.parametrize(
@@ -99,16 +101,25 @@ def test_the_environment_does_not_import_the_libraries_it_names() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_trackers_get_the_scalars_of_an_iteration_under_known_names() -> None:
+def test_trackers_get_the_scalars_of_an_event_under_known_names() -> None:
     event = {
         "type": "iteration", "iteration": 4, "reward_mean": 0.5, "grad_norm": None, "steps": [0, 1],
         "rewards": {"clip": 0.2}, "seconds": {"update": 1.5},
     }  # fmt: skip
-    sent: list[tuple[dict[str, float], int]] = []
-    track(lambda values, step: sent.append((values, step)), event)
-    assert sent == [({"train/reward_mean": 0.5, "train/rewards/clip": 0.2, "train/seconds/update": 1.5}, 4)]
+    assert scalars(event) == {"train/reward_mean": 0.5, "train/rewards/clip": 0.2, "train/seconds/update": 1.5}
     assert scalars({"type": "evaluation", "iteration": 4, "reward_mean": 0.5}) == {"eval/reward_mean": 0.5}
+    assert scalars({"type": "warning", "message": "x"}) == {}
 
 
-def test_trackers_get_nothing_of_other_events() -> None:
-    track(lambda values, step: pytest.fail("sent"), {"type": "warning", "message": "x"})
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install wandb"), tracking("wandb", "run", tmp_path):
+        pass
+
+
+def test_tensorboard_writes_below_the_run_folder(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    with tracking("tensorboard", "run", tmp_path) as send:
+        send({"type": "evaluation", "iteration": 4, "reward_mean": 0.5})
+        send({"type": "warning", "message": "x"})
+    assert list((tmp_path / "run").glob("events.out.tfevents.*"))
