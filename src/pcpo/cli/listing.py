@@ -1,4 +1,4 @@
-"""`pcpo presets`, `pcpo models`, `pcpo rewards`: what there is to choose from."""
+"""`pcpo presets` and `pcpo models`: what there is to choose from."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def presets(
                 f"{config.objective.name}, {config.advantage.name}",
             )
         )
-    _print_table(rows)
+    print_table(rows)
 
 
 def models() -> None:
@@ -38,19 +38,11 @@ def models() -> None:
     from pcpo.models.folders import EMBEDDED
     from pcpo.models.loading import FAMILIES
 
-    _print_table(EMBEDDED.items())
+    print_table(EMBEDDED.items())
     typer.echo(f"\nAny folder or hub id of: {', '.join(FAMILIES)}")
 
 
-def rewards() -> None:
-    """List the built-in rewards."""
-    from pcpo.rewards.registry import REWARDS
-
-    _print_table((name, spec.summary) for name, spec in REWARDS.items())
-    typer.echo("\nYour own: module:function or file.py:function, called with (images, prompts, metadata)")
-
-
-def _print_table(rows: Iterable[tuple[str, ...]]) -> None:
+def print_table(rows: Iterable[tuple[str, ...]]) -> None:
     """Print rows as aligned columns."""
     table = list(rows)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]

@@ -7,7 +7,7 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import listing, report, sample, train
+from pcpo.cli import listing, report, rewards, sample, train, validate
 from pcpo.errors import PCPOError
 
 app = typer.Typer(
@@ -19,11 +19,12 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("train")(train.train)
+app.command("validate")(validate.validate)
 app.command("sample")(sample.sample)
 app.command("report")(report.report)
 app.command("presets")(listing.presets)
 app.command("models")(listing.models)
-app.command("rewards")(listing.rewards)
+app.add_typer(rewards.app, name="rewards")
 
 
 def _version(value: bool) -> None:

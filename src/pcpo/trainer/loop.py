@@ -34,7 +34,7 @@ from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config, validate
 from pcpo.trainer.evaluate import Evaluator, gradient_share
 from pcpo.trainer.metrics import Metrics
-from pcpo.trainer.parts import build_algorithm
+from pcpo.trainer.parts import build_algorithm, check_family
 from pcpo.trainer.schedule import micro_batches, minibatches
 from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Policy, Update
@@ -79,8 +79,8 @@ class PCPOTrainer:
         self.folder = runfolder.check_output(config, resume)
         self.prompts = load_prompts(config.prompts)
         held_out = load_prompts(config.evaluation.prompts) if config.evaluation.prompts else self.prompts
-        if not isinstance(model, Adapter):
-            adapter_class(read_header(config.model.path))
+        kind = model.kind if isinstance(model, Adapter) else adapter_class(read_header(config.model.path)).kind
+        check_family(config, kind)
         self.reward = (
             reward
             if reward is not None

@@ -54,17 +54,22 @@ class Algorithm:
         return scale
 
 
-def build_algorithm(config: Config, adapter: Adapter) -> Algorithm:
-    """Assemble the slots for a model. Raises ConfigError where sampler and model do not fit."""
+def check_family(config: Config, kind: str) -> None:
+    """Raise ConfigError when the sampler is not for models of this kind ("diffusion" or "flow")."""
     name = config.sampler.name
-    if SAMPLERS[name].family not in (adapter.kind, "both"):
-        fitting = [n for n, spec in SAMPLERS.items() if spec.family == adapter.kind]
+    if SAMPLERS[name].family not in (kind, "both"):
+        fitting = [n for n, spec in SAMPLERS.items() if spec.family == kind]
         raise ConfigError(
-            f"{name} samples {SAMPLERS[name].family} models, and {config.model.path} is a {adapter.kind} model",
+            f"{name} samples {SAMPLERS[name].family} models, and {config.model.path} is a {kind} model",
             where="sampler.name",
             fix=f"use {' or '.join(fitting)}",
         )
-    sampler = make_sampler(name, **sampler_parameters(config))
+
+
+def build_algorithm(config: Config, adapter: Adapter) -> Algorithm:
+    """Assemble the slots for a model. Raises ConfigError where sampler and model do not fit."""
+    check_family(config, adapter.kind)
+    sampler = make_sampler(config.sampler.name, **sampler_parameters(config))
     grid = adapter.grid(config.sampler.steps, kind=config.sampler.grid, shift=config.sampler.shift)
     stats = sampler.stats(grid)
     eligible = eligible_steps(stats, config.train)

@@ -1,0 +1,34 @@
+"""`pcpo validate`: what can be refused without loading a weight."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def validate(
+    source: Annotated[str, typer.Argument(help="a preset or a YAML file")],
+    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE")] = None,
+) -> None:
+    """Check settings, prompts, model header, rewards and output folder without loading a model."""
+    from pcpo.data.prompts import load_prompts
+    from pcpo.models.folders import read_header
+    from pcpo.models.loading import adapter_class
+    from pcpo.rewards.registry import REWARDS, load_reward
+    from pcpo.trainer.configfile import load_config
+    from pcpo.trainer.parts import check_family
+    from pcpo.trainer.runfolder import check_output
+
+    config = load_config(source, overrides or [])
+    typer.echo("settings  ok")
+    prompts = load_prompts(config.prompts)
+    typer.echo(f"prompts   ok, {len(prompts)}")
+    header = read_header(config.model.path)
+    check_family(config, adapter_class(header).kind)
+    typer.echo(f"model     ok, {header.pipeline}")
+    for part in config.reward:
+        if part.name not in REWARDS:
+            load_reward(part.name, **part.options)
+    typer.echo(f"rewards   ok, {', '.join(part.name for part in config.reward)}")
+    typer.echo(f"output    ok, {check_output(config, resume=False)}")
