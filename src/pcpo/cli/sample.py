@@ -14,8 +14,10 @@ def sample(
     prompts: Annotated[str | None, typer.Option(help="prompts file or embedded set")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="pictures per prompt")] = 4,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="denoising steps")] = 20,
-    guidance_scale: Annotated[float, typer.Option("--guidance-scale", "-g", min=0)] = 5.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    guidance_scale: Annotated[
+        float, typer.Option("--guidance-scale", "-g", min=0, help="classifier-free guidance; 1 or less: off")
+    ] = 5.0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the noises")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="folder for the pictures; must be new or empty")
     ] = Path("samples"),

@@ -9,7 +9,9 @@ import typer
 
 def validate(
     source: Annotated[str, typer.Argument(help="a preset or a YAML file")],
-    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="change one setting")
+    ] = None,
 ) -> None:
     """Check settings, prompts, model header, rewards and output folder without loading a model."""
     from pcpo.data.prompts import load_prompts

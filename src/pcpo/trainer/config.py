@@ -44,13 +44,13 @@ class ModelSettings(Section):
 class RewardPart(Section):
     """One reward: a built-in name, `module:function`, or `file.py:function`."""
 
-    name: str
-    weight: float = 1.0
+    name: str = Field(description="built-in name, `module:function`, or `file.py:function`")
+    weight: float = Field(1.0, description="factor in the sum")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward")
 
 
 class SamplerSettings(Section):
-    """The stochastic sampler that makes the pictures (equations: docs/explanation/equations.md section 2)."""
+    """The stochastic sampler that makes the pictures (equations: docs/explanation/equations.md section 3)."""
 
     name: Literal["ddim", "flow_sde", "dance_sde", "cps", "precise"] = Field("ddim", description="step rule")
     steps: int = Field(20, ge=1, le=1000, description="number of denoising steps T")
@@ -83,7 +83,9 @@ class CreditSettings(Section):
 class ObjectiveSettings(Section):
     """The surrogate that is minimised for every (picture, step) pair."""
 
-    name: Literal["ppo_clip", "hinge", "log_hinge", "matching", "reinforce"] = "matching"
+    name: Literal["ppo_clip", "hinge", "log_hinge", "matching", "reinforce"] = Field(
+        "matching", description="surrogate loss"
+    )
     clip_range: float = Field(1e-4, gt=0, description="xi; with reduce=mean, 1e-6 to 1e-3 is usual")
     reduce: Literal["mean", "sum"] = Field("mean", description="reduction of log-probs over latent dimensions")
     quadratic: bool = Field(True, description="keep the quadratic term of the matching form")
@@ -92,7 +94,9 @@ class ObjectiveSettings(Section):
 class AdvantageSettings(Section):
     """How rewards become advantages."""
 
-    name: Literal["grpo", "global", "running"] = "grpo"
+    name: Literal["grpo", "global", "running"] = Field(
+        "grpo", description="over the std of the group, of the batch, or of the prompt's last rewards"
+    )
     clip: float = Field(5.0, gt=0, description="advantages are clipped to +- this")
     buffer: int = Field(32, ge=2, description="running: rewards remembered per prompt")
     min_count: int = Field(
@@ -138,10 +142,10 @@ class TrainSettings(Section):
 class OptimSettings(Section):
     """AdamW and what surrounds it."""
 
-    learning_rate: float = Field(3e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(1e-4, ge=0)
-    epsilon: float = Field(1e-8, gt=0)
+    learning_rate: float = Field(3e-4, gt=0, description="constant over the run")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decay of AdamW's running moments")
+    weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
+    epsilon: float = Field(1e-8, gt=0, description="added to AdamW's denominator")
     max_grad_norm: float = Field(1.0, gt=0, description="gradient norm clip")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="EMA of the trained weights; null: none")
 
@@ -163,8 +167,8 @@ class RunSettings(Section):
     """Where the run lives and how it is executed."""
 
     output: str | None = Field(None, description="run folder; null: runs/NAME-SEED")
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    seed: int = Field(0, ge=0, description="of prompts, noises, LoRA and the choice of steps")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the accelerator if there is one")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone; latents stay float32")
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="also log scalars there")
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
@@ -174,7 +178,7 @@ class RunSettings(Section):
 class Config(Section):
     """Everything about a run. `name` labels it in reports."""
 
-    name: str = Field("pcpo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    name: str = Field("pcpo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="label in reports and folders")
     model: ModelSettings = ModelSettings()
     prompts: str | list[str] = Field("common50", description="embedded set, .txt or .jsonl file, or a list")
     reward: list[RewardPart] = Field([RewardPart(name="colorfulness")], description="weighted sum of these")
