@@ -1,0 +1,47 @@
+"""Tiny pipelines on disk, made once, and a factory of trainers on them."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import pytest
+import tiny
+import torch
+import training
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+# Some tests compare bits: one thread reduces in one order.
+torch.set_num_threads(1)
+diffusers_logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
+
+MAKERS = {
+    "sd": tiny.stable_diffusion,
+    "sd_v": lambda: tiny.stable_diffusion("v_prediction"),
+    "sd3": tiny.stable_diffusion_3,
+}
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Family -> pipeline folder: sd predicts eps, sd_v the velocity of diffusion, sd3 is a flow."""
+    parent = tmp_path_factory.mktemp("pipelines")
+    for name, make in MAKERS.items():
+        make().save_pretrained(parent / name)
+    return {name: parent / name for name in MAKERS}
+
+
+@pytest.fixture
+def trainer(folders, tmp_path):
+    """`trainer(family, ..., train={...})`: a PCPOTrainer on a tiny pipeline; the run folder is tmp_path / output."""
+
+    def make(family="sd", *, output="run", reward=training.reddish, resume=False, **changes):
+        from pcpo.trainer.loop import PCPOTrainer
+
+        settings = training.settings(family, folders[family], tmp_path / output, **changes)
+        return PCPOTrainer(config=settings, reward=reward, resume=resume, quiet=True)
+
+    return make

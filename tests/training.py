@@ -1,0 +1,57 @@
+"""Settings, rewards and readings that the tests of training share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pcpo.observe.events import read_events
+from pcpo.trainer.configfile import merge
+
+DIFFUSION = {"name": "ddim", "steps": 4, "eta": 1.0, "guidance_scale": 3.0}
+FLOW = {"name": "flow_sde", "steps": 4, "eta": 0.7, "guidance_scale": 3.0}
+SAMPLER = {"sd": DIFFUSION, "sd_v": DIFFUSION, "sd3": FLOW}
+FAMILIES = tuple(SAMPLER)
+
+
+def settings(family: str, folder: Any, output: Any, **changes: Any) -> dict[str, Any]:
+    """Two prompts of three pictures, one iteration, four steps; `changes` are merged section by section."""
+    base = {
+        "name": "test",
+        "model": {"path": str(folder), "lora": {"rank": 4}, **({"max_sequence_length": 1} if family == "sd3" else {})},
+        "prompts": ["red", "a blue boat", "green tree"],
+        "sampler": SAMPLER[family],
+        "batch": {"prompts": 2, "group_size": 3},
+        "train": {"iterations": 1},
+        "optim": {"learning_rate": 1e-3},
+        "evaluation": {"every": 2, "num_prompts": 2, "per_prompt": 1, "credit_probe": 0},
+        "run": {"output": str(output), "device": "cpu"},
+    }
+    return merge(base, changes)
+
+
+def reddish(images, prompts, metadata):
+    """Mean of red minus mean of blue: differs from picture to picture on random models too."""
+    means = images.double().mean((2, 3))
+    return means[:, 0] - means[:, 2]
+
+
+def constant(images, prompts, metadata):
+    return [1.0] * len(prompts)
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    """Copies of the trained parameters by name."""
+    return {n: p.detach().clone() for n, p in zip(trainer.state.names, trainer.state.parameters, strict=True)}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal bit for bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run(trainer):
+    """Train, and return the run's log."""
+    trainer.train()
+    return read_events(trainer.folder / "events.jsonl")
