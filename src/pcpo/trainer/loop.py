@@ -15,7 +15,7 @@ from pcpo import __version__
 from pcpo.advantages import zero_std_groups, zero_std_mask
 from pcpo.data.prompts import load_prompts
 from pcpo.data.sampler import PromptSampler
-from pcpo.errors import NumericError, RewardError
+from pcpo.errors import ConfigError, NumericError, RewardError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
 from pcpo.models.loading import adapter_class, load_adapter
@@ -23,9 +23,10 @@ from pcpo.models.lora import add_lora, save_tuned, trainable
 from pcpo.objectives.compose import make_objective
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
-from pcpo.observe.events import EventWriter
+from pcpo.observe.events import EventWriter, read_events
 from pcpo.observe.trackers import tracking
 from pcpo.rewards.base import evaluate
+from pcpo.rewards.mixing import WeightedSum
 from pcpo.rewards.registry import build_rewards
 from pcpo.trainer import runfolder
 from pcpo.trainer.advantage import Advantages
@@ -43,7 +44,7 @@ from pcpo.types import Reward, RewardResult
 
 @dataclass(frozen=True)
 class Summary:
-    """What a finished run says about itself; rewards are those of the first and last evaluation."""
+    """What a finished run says about itself; rewards are those of its first and last evaluation, resumed or not."""
 
     output: Path
     iterations: int
@@ -82,13 +83,13 @@ class PCPOTrainer:
         kind = model.kind if isinstance(model, Adapter) else adapter_class(read_header(config.model.path)).kind
         check_family(config, kind)
         self.reward = (
-            reward
+            WeightedSum([(config.reward[0].name, reward, 1.0)])
             if reward is not None
             else build_rewards([(part.name, part.weight, part.options) for part in config.reward])
         )
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
-        self.device = _device(config.run.device)
+        self.device = model.device if isinstance(model, Adapter) else _device(config.run.device)
 
         settings = config.model
         self.adapter = (
@@ -123,7 +124,6 @@ class PCPOTrainer:
         """Run to `train.iterations`, writing events, pictures, checkpoints and the tuned weights."""
         config, began = self.config, time.perf_counter()
         runfolder.create(self.folder, config)
-        evaluations: list[float | None] = []
         with (
             tracking(config.run.tracker, config.name, self.folder) as tracker,
             EventWriter(self.folder / "events.jsonl", tracker) as events,
@@ -134,7 +134,7 @@ class PCPOTrainer:
                 iteration = self.state.iteration
                 last = iteration == config.train.iterations
                 if last or iteration % config.evaluation.every == 0:
-                    evaluations.append(self._evaluate(events))
+                    self._evaluate(events)
                 if last:
                     break
                 self._iterate(events)
@@ -148,7 +148,8 @@ class PCPOTrainer:
                 save_tuned(self.adapter, self.folder, config.model.tune)
             seconds = time.perf_counter() - began
             events.write("run_end", time=time.time(), iterations=iteration, reason="finished", seconds=seconds)
-        return Summary(self.folder, iteration, evaluations[0], evaluations[-1], seconds)
+        rewards = [event.reward_mean for event in read_events(events.path).evaluations]
+        return Summary(self.folder, iteration, rewards[0], rewards[-1], seconds)
 
     def _choose_parameters(self) -> None:
         settings = self.config.model
@@ -194,12 +195,10 @@ class PCPOTrainer:
             }
         )
 
-    def _evaluate(self, events: EventWriter) -> float | None:
+    def _evaluate(self, events: EventWriter) -> None:
         with self.state.averaged():
             event = self.evaluator.run(self.state.iteration, self.folder, self.console)
-        events.write("evaluation", **event)
-        self.console.evaluation(event)
-        return event["reward_mean"]
+        self.console.evaluation(events.write("evaluation", **event))
 
     def _iterate(self, events: EventWriter) -> None:
         """One rollout and its updates; advances the state and writes the iteration event."""
@@ -262,8 +261,7 @@ class PCPOTrainer:
             "seconds": {**seconds, "total": total},
             "samples": self.state.samples,
         }
-        events.write("iteration", **event)
-        self.console.iteration(event)
+        self.console.iteration(events.write("iteration", **event))
 
     def _request(self, iteration: int) -> Request:
         config = self.config
@@ -274,7 +272,11 @@ class PCPOTrainer:
         metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
         result = evaluate(self.reward, pictures, request.texts, metadata)
         if not result.valid.any():
-            raise RewardError("abstained on every picture of an iteration: there is nothing to learn from")
+            raise RewardError(
+                "abstained on every picture of an iteration, so there is nothing to learn from",
+                where=f"reward {', '.join(part.name for part in self.config.reward)}",
+                fix="look at when it sets valid to False",
+            )
         return result
 
     def _update(self, update: Update, rewards: Tensor, valid: Tensor) -> tuple[Metrics, float, float]:
@@ -334,9 +336,12 @@ def _with_arguments(
 
 
 def _device(name: str) -> torch.device:
-    if name != "auto":
-        return torch.device(name)
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return found or torch.device("cpu")
+    if name != "cpu" and (found is None or found.type != name):
+        raise ConfigError(f"this machine has no {name} device", where="run.device", fix="use auto or cpu")
+    return torch.device(name)
 
 
 def _reward_figures(result: RewardResult) -> dict[str, Any]:

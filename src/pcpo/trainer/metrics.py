@@ -14,7 +14,7 @@ class Metrics:
     def __init__(self, num_steps: int) -> None:
         self.num_steps = num_steps
         self._values: dict[str, list[Tensor]] = {}
-        self._positions: list[Tensor] = []
+        self._positions = [torch.empty(0, dtype=torch.long)]
 
     def add(self, out: LossTerms, positions: Tensor) -> None:
         """Take the metrics of one micro-batch."""
@@ -23,7 +23,7 @@ class Metrics:
             self._values.setdefault(name, []).append(value)
 
     def mean(self, name: str) -> float:
-        """Mean over all pairs."""
+        """Mean over all pairs; nan when there are none."""
         return float(self._all(name).mean())
 
     def max_abs(self, name: str) -> float:
@@ -45,7 +45,7 @@ class Metrics:
         return self._step_means(centred.square()).sqrt().tolist()
 
     def _all(self, name: str) -> Tensor:
-        return torch.cat(self._values[name]).double().cpu()
+        return torch.cat(self._values.get(name, [torch.empty(0)])).double().cpu()
 
     def _step_means(self, values: Tensor) -> Tensor:
         positions = torch.cat(self._positions)

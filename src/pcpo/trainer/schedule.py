@@ -42,11 +42,14 @@ def trained_steps(eligible: Tensor, train: TrainSettings, seed: int, iteration: 
 
 
 def minibatches(pictures: Tensor, updates: int, seed: int, iteration: int, epoch: int) -> list[Tensor]:
-    """Split picture indices [B] into `updates` equal parts, shuffled when there is more than one."""
+    """Split picture indices [B] into `updates` equal parts, shuffled when there is more than one.
+
+    Where a filter has left fewer pictures than updates, there are fewer parts: none is empty.
+    """
     if updates > 1:
         generator = torch.Generator().manual_seed((seed << 32) + (iteration << 8) + epoch)
         pictures = pictures[torch.randperm(len(pictures), generator=generator)]
-    return list(pictures.tensor_split(updates))
+    return [part for part in pictures.tensor_split(updates) if len(part)]
 
 
 def micro_batches(pictures: Tensor, num_steps: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
