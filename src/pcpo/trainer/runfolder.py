@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pcpo.data.files import write_text_atomic
 from pcpo.errors import RunFolderError
+from pcpo.trainer.checkpoint import list_checkpoints
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import dump_config, load_config
 
 # Settings that say how a run is executed, not what it computes: they may differ on resume.
-EXECUTION_KEYS = {"run", "train.iterations", "evaluation"}
+EXECUTION_KEYS = {
+    "evaluation",
+    "run.checkpoint_every",
+    "run.device",
+    "run.output",
+    "run.threads",
+    "run.tracker",
+    "train.iterations",
+}
 
 
 def default_output(config: Config) -> Path:
@@ -21,16 +31,14 @@ def default_output(config: Config) -> Path:
 def check_output(config: Config, resume: bool) -> Path:
     """The run folder that may be used, without touching it.
 
-    Raises RunFolderError: the folder holds something else, holds a run and `resume` is off, or there is nothing to
-    resume, or the settings of the stored run differ.
+    Raises RunFolderError: the folder cannot be made, holds something else, holds a run and `resume` is off, or there is
+    nothing to resume, the settings of the stored run differ, or it has gone further than `train.iterations`.
     """
     folder = Path(config.run.output) if config.run.output else default_output(config)
-    if folder.exists() and not folder.is_dir():
-        raise RunFolderError("is a file", where=str(folder), fix="choose another --output")
+    occupied = _is_occupied(folder)
     stored = folder / "config.yaml"
-    occupied = folder.is_dir() and any(folder.iterdir())
     if not resume:
-        if stored.is_file():
+        if occupied and stored.is_file():
             raise RunFolderError(
                 "already holds a run",
                 where=str(folder),
@@ -48,6 +56,13 @@ def check_output(config: Config, resume: bool) -> Path:
             where=str(folder),
             fix="resume with the settings of its config.yaml, or choose another --output",
         )
+    done = max((int(path.name) for path in list_checkpoints(folder / "checkpoints")), default=0)
+    if done > config.train.iterations:
+        raise RunFolderError(
+            f"has already done {done} iterations, more than train.iterations {config.train.iterations}",
+            where=str(folder),
+            fix=f"set train.iterations to {done} or more",
+        )
     return folder
 
 
@@ -58,13 +73,30 @@ def differences(old: Config, new: Config) -> list[str]:
         f"{key} {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{e}.") for e in EXECUTION_KEYS)
-    ] + ([f"run.seed {old.run.seed} -> {new.run.seed}"] if old.run.seed != new.run.seed else [])
+    ]
 
 
 def create(folder: Path, config: Config) -> None:
     """Make the run folder and write the resolved configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomic(folder / "config.yaml", dump_config(config))
+
+
+def _is_occupied(folder: Path) -> bool:
+    """Whether the folder holds anything; RunFolderError when it is none, or could not be written."""
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir():
+            raise RunFolderError("is a file", where=str(nearest), fix="choose another --output")
+        if not os.access(nearest, os.W_OK):
+            raise RunFolderError("cannot be written to", where=str(nearest), fix="choose another --output")
+        return nearest == folder and any(folder.iterdir())
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise RunFolderError(
+            f"cannot be used ({getattr(error, 'strerror', None) or error})",
+            where=repr(str(folder)[:200]),
+            fix="choose another --output",
+        ) from error
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
