@@ -167,7 +167,7 @@ class RunSettings(Section):
     """Where the run lives and how it is executed."""
 
     output: str | None = Field(None, description="run folder; null: runs/NAME-SEED")
-    seed: int = Field(0, ge=0, description="of prompts, noises, LoRA and the choice of steps")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of prompts, noises, LoRA and the choice of steps")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the accelerator if there is one")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone; latents stay float32")
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="also log scalars there")

@@ -38,10 +38,15 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes the texts which `_StrictLoader` would read as numbers."""
+
+
 # YAML 1.1 reads 1e-4 as text; read it as the number that everyone means.
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+for _class in (_StrictLoader, _Dumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    )
 
 
 def preset_names() -> list[str]:
@@ -137,7 +142,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML; `load_config` reads it back equal."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=110)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, width=110)
 
 
 def describe(config: Config) -> str:
@@ -155,7 +160,7 @@ def _describe(section: BaseModel, depth: int, lines: list[str]) -> None:
             _describe(value, depth + 1, lines)
             continue
         plain = section.model_dump(mode="json", include={name})[name]
-        text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+        text = yaml.dump(plain, Dumper=_Dumper, default_flow_style=True, width=1 << 20).removesuffix("...\n").strip()
         lines.append(f"{indent}{name}: {text}" + (f"  # {field.description}" if field.description else ""))
 
 
