@@ -45,7 +45,7 @@ def main() -> None:
     try:
         app()
     except PCPOError as error:
-        typer.echo(f"pcpo: {error}", err=True)
+        typer.echo(f"pcpo: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
 
 

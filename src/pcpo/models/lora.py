@@ -16,10 +16,12 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 def add_lora(adapter: Adapter, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None) -> None:
     """Put a fresh float32 LoRA (2106.09685) on the backbone: gaussian A, zero B, so it starts as the base model.
 
-    Raises ConfigError when a target matches no module.
+    Raises ConfigError when a target matches no module, or when the backbone has a LoRA already.
     """
     from peft import LoraConfig
 
+    if getattr(adapter.unwrapped, "peft_config", None):
+        raise ConfigError("has a LoRA already", where=f"model {adapter.path}", fix="load it anew for another run")
     names = list(targets or adapter.lora_targets)
     modules = [name for name, _ in adapter.unwrapped.named_modules()]
     idle = [t for t in names if not any(m == t or m.endswith(f".{t}") for m in modules)]
