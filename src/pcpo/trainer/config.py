@@ -18,7 +18,7 @@ from pcpo.samplers import SAMPLERS, make_sampler
 class Section(BaseModel):
     """Base of all parts: unknown keys are errors, values are not changed after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class LoraSettings(Section):
@@ -86,7 +86,7 @@ class ObjectiveSettings(Section):
     name: Literal["ppo_clip", "hinge", "log_hinge", "matching", "reinforce"] = Field(
         "matching", description="surrogate loss"
     )
-    clip_range: float = Field(1e-4, gt=0, description="xi; with reduce=mean, 1e-6 to 1e-3 is usual")
+    clip_range: float = Field(1e-4, gt=0, lt=1, description="xi; with reduce=mean, 1e-6 to 1e-3 is usual")
     reduce: Literal["mean", "sum"] = Field("mean", description="reduction of log-probs over latent dimensions")
     quadratic: bool = Field(True, description="keep the quadratic term of the matching form")
 
@@ -238,6 +238,11 @@ def _contradictions(config: Config) -> list[str]:
             f"batch.group_size 1 with advantage.name {config.advantage.name}: a group of one always has advantage 0; "
             "use 2 or more, or advantage.name=running"
         )
+    if config.advantage.name == "running" and config.advantage.min_count > config.advantage.buffer:
+        found.append(
+            f"advantage.min_count {config.advantage.min_count} is above advantage.buffer {config.advantage.buffer}, "
+            "so it would never be reached"
+        )
     if config.pictures % train.updates:
         found.append(
             f"train.updates {train.updates} does not divide the {config.pictures} pictures of an iteration "
@@ -248,8 +253,8 @@ def _contradictions(config: Config) -> list[str]:
     if config.sampler.eta == 0:
         found.append("sampler.eta 0: a deterministic sampler has no log-probability to train on; use a value above 0")
     try:
-        make_sampler(config.sampler.name, **sampler_parameters(config))
         check_credit(credit.schedule, credit.apply, family)
+        make_sampler(config.sampler.name, **sampler_parameters(config))
     except ConfigError as error:
         found.append(str(error))
     if credit.apply == "matching" and credit.schedule != "native" and objective.name != "matching":

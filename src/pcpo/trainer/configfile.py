@@ -165,7 +165,8 @@ def _describe(section: BaseModel, depth: int, lines: list[str]) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    first, *rest = error.errors()
+    # a misspelt key comes first: it may be why another one is missing
+    first, *rest = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     loc = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         text = f"unknown key {loc}{_nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
