@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pcpo.errors import CheckpointError
+from pcpo.errors import CheckpointError, one_line
 
 FORMAT = 1
 
@@ -52,15 +52,15 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load_file(folder / "state.safetensors")
         if state.pop("format") != FORMAT:
             raise CheckpointError("was written by another version", where=str(folder))
-        torch.set_rng_state(tensors.pop("random.torch"))
         version, internal, gauss = state.pop("random.python")
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        random.setstate((version, tuple(internal), gauss))
+        torch.set_rng_state(tensors.pop("random.torch"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
-            f"cannot be read: {error}",
+            f"cannot be read: {one_line(error)}",
             where=str(folder),
             fix="delete this folder to resume from the one before",
         ) from error
-    random.setstate((version, tuple(internal), gauss))
     return tensors, state
 
 
