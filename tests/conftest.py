@@ -7,11 +7,12 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import pytest
-import tiny
 import torch
-import training
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
+
+import tiny
+import training
 
 # Some tests compare bits: one thread reduces in one order.
 torch.set_num_threads(1)
