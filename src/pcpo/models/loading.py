@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from pcpo.errors import ModelError
 from pcpo.models.base import Adapter
@@ -13,7 +14,9 @@ from pcpo.models.folders import ModelHeader, read_header, resolve
 
 FAMILIES = {
     "StableDiffusionPipeline": "pcpo.models.stable_diffusion:StableDiffusionAdapter",
+    "StableDiffusionXLPipeline": "pcpo.models.stable_diffusion_xl:StableDiffusionXLAdapter",
     "StableDiffusion3Pipeline": "pcpo.models.stable_diffusion3:StableDiffusion3Adapter",
+    "FluxPipeline": "pcpo.models.flux:FluxAdapter",
 }
 
 
@@ -41,7 +44,7 @@ def load_pipeline(path: str) -> Any:
     logging.disable_progress_bar()
     try:
         return DiffusionPipeline.from_pretrained(resolve(path), dtype=torch.float32, use_safetensors=True, **extra)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"diffusers cannot load it: {reason}", where=f"model {path}") from error
 

@@ -32,7 +32,7 @@ from pcpo.trainer import runfolder
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.collect import Request, calls, collect, decode, training_request
 from pcpo.trainer.config import Config
-from pcpo.trainer.configfile import load_config, validate
+from pcpo.trainer.configfile import load_config, merge, validate
 from pcpo.trainer.evaluate import Evaluator, gradient_share
 from pcpo.trainer.metrics import Metrics
 from pcpo.trainer.parts import build_algorithm, check_family
@@ -326,8 +326,7 @@ def _with_arguments(
         config = load_config(config)
     data = config.model_dump(mode="json") if isinstance(config, Config) else dict(config)
     if model is not None:
-        path = model if isinstance(model, str) else model.path
-        data["model"] = {**data.get("model", {}), "path": path}
+        data = merge(data, {"model": {"path": model if isinstance(model, str) else model.path}})
     if reward is not None:
         data["reward"] = getattr(reward, "__qualname__", type(reward).__qualname__)
     if prompts is not None:
