@@ -121,3 +121,86 @@ def stable_diffusion_3(seed: int = 0) -> Any:
         text_encoder_3=None,
         tokenizer_3=None,
     )
+
+
+def stable_diffusion_xl(seed: int = 0) -> Any:
+    """A StableDiffusionXLPipeline, 16 x 16 pictures, latents [4, 8, 8]."""
+    from diffusers import EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    torch.manual_seed(seed)
+    tokenizer = clip_tokenizer()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        cross_attention_dim=64,
+        norm_num_groups=8,
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        transformer_layers_per_block=(1, 1),
+        projection_class_embeddings_input_dim=6 * 8 + 32,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    return StableDiffusionXLPipeline(
+        vae=vae(scaling_factor=0.13025),
+        text_encoder=CLIPTextModel(clip_text_config(tokenizer)),
+        text_encoder_2=CLIPTextModelWithProjection(clip_text_config(tokenizer)),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
+        ),
+        add_watermarker=False,
+    )
+
+
+def t5_tokenizer(max_length: int = 16) -> Any:
+    """A T5Tokenizer that knows letters and a word boundary."""
+    from transformers import T5Tokenizer
+
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *(chr(code) for code in range(97, 123))]
+    return T5Tokenizer(vocab=[(piece, -1.0) for piece in pieces], extra_ids=0, model_max_length=max_length)
+
+
+def flux(guidance_embeds: bool = True, seed: int = 0) -> Any:
+    """A FluxPipeline, 16 x 16 pictures when asked for them, packed latents [16, 16]."""
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+    from transformers import CLIPTextModel, T5Config, T5EncoderModel
+
+    torch.manual_seed(seed)
+    tokenizer, t5 = clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=(4, 4, 8),
+        guidance_embeds=guidance_embeds,
+    )
+    text = T5Config(
+        vocab_size=len(t5), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4, feed_forward_proj="gated-gelu"
+    )
+    return FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guidance_embeds),
+        vae=vae(scaling_factor=0.3611, shift_factor=0.1159, use_quant_conv=False, use_post_quant_conv=False),
+        text_encoder=CLIPTextModel(clip_text_config(tokenizer)),
+        tokenizer=tokenizer,
+        text_encoder_2=T5EncoderModel(text),
+        tokenizer_2=t5,
+        transformer=transformer,
+    )

@@ -46,6 +46,7 @@ class Adapter(ABC):
     pipeline_class: ClassVar[str]
     kind: ClassVar[str]
     backbone_name: ClassVar[str]
+    patch: ClassVar[int] = 1
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(
@@ -64,11 +65,13 @@ class Adapter(ABC):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval().to(self.device)
         self.resolution = resolution or self.native_resolution()
-        scale = pipe.vae_scale_factor
-        if self.resolution % scale:
-            raise ModelError(f"resolution {self.resolution} is not a multiple of {scale}", where="model.resolution")
+        if self.resolution % self.side_multiple:
+            raise ModelError(
+                f"resolution {self.resolution} is not a multiple of {self.side_multiple}", where="model.resolution"
+            )
         self.autocast: torch.dtype | None = None
         self._cache: dict[str, dict[str, Tensor]] = {}
+        self._empty: dict[str, Tensor] = {}
         self._frozen_copy: nn.Module | None = None
 
     # what a family defines
@@ -89,7 +92,20 @@ class Adapter(ABC):
     def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
         """The time grid: `kind` "scheduler" is what `pipe(...)` uses; flow has "ideal", diffusion "log_snr"."""
 
-    # what they share
+    # what they share, and a family may replace
+
+    def encode_empty(self) -> dict[str, Tensor]:
+        """Conditioning tensors [1, ...] of the unconditional half of classifier-free guidance."""
+        return self.encode_one("")
+
+    def unpack(self, latents: Tensor) -> Tensor:
+        """Latents [B, ...] as the VAE takes them, [B, C, h, w]."""
+        return latents
+
+    @property
+    def side_multiple(self) -> int:
+        """What the picture side must be a multiple of."""
+        return int(self.pipe.vae_scale_factor) * self.patch
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -108,12 +124,13 @@ class Adapter(ABC):
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of P prompts; each prompt is encoded once, alone, and remembered."""
-        for prompt in ["", *prompts]:
+        if not self._empty:
+            self._empty = {name: value.float() for name, value in self.encode_empty().items()}
+        for prompt in prompts:
             if prompt not in self._cache:
-                self._cache[prompt] = {k: v.float() for k, v in self.encode_one(prompt).items()}
+                self._cache[prompt] = {name: value.float() for name, value in self.encode_one(prompt).items()}
         rows = [self._cache[prompt] for prompt in prompts]
-        stacked = {name: torch.cat([row[name] for row in rows]) for name in self._cache[""]}
-        return Conditioning(stacked, self._cache[""])
+        return Conditioning({name: torch.cat([row[name] for row in rows]) for name in self._empty}, self._empty)
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Conditioning, index: Tensor, guidance_scale: float) -> Tensor:
         """Guided prediction [N, ...] float32.
@@ -125,18 +142,23 @@ class Adapter(ABC):
         rows = cond.rows(index, guided)
         if guided:
             x, timestep = torch.cat([x, x]), torch.cat([timestep, timestep])
-        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            out = self.forward(x, timestep, rows).float()
+        out = self.call(x, timestep, rows)
         if not guided:
             return out
         empty, prompt = out.chunk(2)
         return empty + guidance_scale * (prompt - empty)
+
+    def call(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """One backbone call under the configured autocast; float32 out."""
+        with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.forward(x, timestep, cond).float()
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] uint8 on the CPU from final latents [B, ...], by the pipeline's VAE."""
         vae = self.pipe.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
+        latents = self.unpack(latents)
         images = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
         return (images.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
 

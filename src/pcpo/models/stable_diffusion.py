@@ -51,11 +51,15 @@ class StableDiffusionAdapter(Adapter):
 
     def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """eps [N, C, H, W]; a v-prediction is converted: eps = sqrt(ab) v + sqrt(1 - ab) x (2202.00512)."""
-        out = self.backbone(x, timestep, encoder_hidden_states=cond["prompt_embeds"], return_dict=False)[0]
+        out = self.unet(x, timestep, cond)
         if self.prediction_type == "epsilon":
             return out
         alpha_bar = self.alphas_cumprod[timestep.long()].view(-1, *[1] * (x.ndim - 1))
         return alpha_bar.sqrt() * out.float() + (1 - alpha_bar).sqrt() * x
+
+    def unet(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Raw output [N, C, H, W]."""
+        return self.backbone(x, timestep, encoder_hidden_states=cond["prompt_embeds"], return_dict=False)[0]
 
     def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
         """The DDIM grid of the scheduler, or one uniform in log-SNR, on which eta 1 has uniform native credit."""
