@@ -72,7 +72,7 @@ INDEX = "model_index.json"
         ("[" * 100_000, "is not valid JSON"),
         ("[]", "names no pipeline class"),
         ('{"_class_name": 3}', "names no pipeline class"),
-        ('{"_class_name": "FluxKontextPipeline"}', "has no adapter"),
+        ('{"_class_name": "KandinskyPipeline"}', "has no adapter"),
         ('{"_class_name": "UNet2DConditionModel"}', "has no adapter"),
     ],
 )
