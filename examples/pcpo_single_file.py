@@ -162,7 +162,8 @@ def rollout(
         eps = policy.predict(x, steps.timesteps[i].expand(len(x)), texts, guidance_scale)
         seen.append((x, z, eps))
         x = a[i] * x - k[i] * eps + s[i] * z
-    return Rollout(*(torch.stack(column) for column in zip(*seen, strict=True)), latents=x)
+    x_t, z_t, eps_t = (torch.stack(column) for column in zip(*seen, strict=True))
+    return Rollout(x_t, z_t, eps_t, x)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
