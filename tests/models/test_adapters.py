@@ -7,7 +7,6 @@ import copy
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from training import FAMILIES, run
 
 from pcpo.data.prompts import Prompt
 from pcpo.errors import RunFolderError
@@ -17,6 +16,7 @@ from pcpo.models.lora import LORA_FILE, add_lora, save_tuned, trainable
 from pcpo.samplers import make_sampler
 from pcpo.trainer.collect import Request, calls, sample_pictures
 from pcpo.trainer.step import Policy
+from training import FAMILIES, run
 
 PROMPTS = ["red", "a blue boat"]
 STEPS = 5

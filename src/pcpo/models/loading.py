@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from pcpo.errors import ModelError
 from pcpo.models.base import Adapter
@@ -33,20 +35,33 @@ def adapter_class(header: ModelHeader) -> type[Adapter]:
 
 def load_pipeline(path: str) -> Any:
     """A diffusers pipeline in float32, from safetensors only. Raises ModelError."""
+    # its advice to install torchvision is not for our users: pictures go through Pillow
+    logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
+    import transformers
     from diffusers import DiffusionPipeline
-    from diffusers.utils import logging
+    from diffusers.utils import logging as diffusers_logging
 
     header = read_header(path)
     # diffusers asks for a T5 even where the index says that there is none, unless it is told None
     extra: dict[str, Any] = dict.fromkeys(header.absent)
     if header.pipeline == "StableDiffusionPipeline":
         extra["safety_checker"] = None
-    logging.disable_progress_bar()
+    diffusers_logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
     try:
-        return DiffusionPipeline.from_pretrained(resolve(path), dtype=torch.float32, use_safetensors=True, **extra)
+        pipe = DiffusionPipeline.from_pretrained(resolve(path), dtype=torch.float32, use_safetensors=True, **extra)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"diffusers cannot load it: {reason}", where=f"model {path}") from error
+    for name, part in pipe.components.items():
+        absent = [n for n, p in part.named_parameters() if p.is_meta] if isinstance(part, nn.Module) else []
+        if absent:
+            raise ModelError(
+                f"{name} lacks {len(absent)} of its weights, {absent[0]} among them",
+                where=f"model {path}",
+                fix="save the pipeline again",
+            )
+    return pipe
 
 
 def load_adapter(

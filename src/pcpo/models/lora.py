@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
 
-from pcpo.errors import ConfigError
+from pcpo.errors import ConfigError, RunFolderError, one_line
 from pcpo.models.base import Adapter
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -63,12 +64,22 @@ def save_tuned(adapter: Adapter, run_dir: Path, tune: str) -> Path:
 
 
 def load_tuned(adapter: Adapter, run_dir: Path, tune: str) -> bool:
-    """Put what `save_tuned` wrote back on a freshly loaded adapter; False when the run has saved nothing yet."""
+    """Put what `save_tuned` wrote back on a freshly loaded adapter; False when the run has saved nothing yet.
+
+    Raises RunFolderError when it cannot be read.
+    """
     folder = run_dir / ("lora" if tune == "lora" else adapter.backbone_name)
     if not folder.is_dir():
         return False
-    if tune == "lora":
-        adapter.pipe.load_lora_weights(folder, weight_name=LORA_FILE)
-    else:
-        adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
+    try:
+        if tune == "lora":
+            adapter.unwrapped.load_lora_adapter(folder, prefix=adapter.backbone_name, weight_name=LORA_FILE)
+        else:
+            adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        raise RunFolderError(
+            f"its weights cannot be loaded ({one_line(error)})",
+            where=str(folder),
+            fix="remove this folder and finish the run again with --resume",
+        ) from error
     return True

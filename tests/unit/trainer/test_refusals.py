@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pcpo.errors import ConfigError, ModelError, PCPOError, PromptError, RewardError, RunFolderError
 from pcpo.models import loading
@@ -103,6 +104,16 @@ def test_damaged_weights(refused, folders, tmp_path, part, damage):
     (weights,) = (folder / part).glob("*.safetensors")
     weights.write_bytes(damage(weights.read_bytes()))
     refused(ModelError, "cannot load", folder=folder)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_tensor_is_missing(refused, folders, tmp_path, part):
+    folder = copy(folders, tmp_path)
+    path = folder / part / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[len(tensors) // 2]
+    save_file({key: value for key, value in tensors.items() if key != name}, path, {"format": "pt"})
+    refused(ModelError, f"{part} lacks 1 of its weights, {name}", folder=folder)
 
 
 def test_a_component_config_that_is_broken(refused, folders, tmp_path):
