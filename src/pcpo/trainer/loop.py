@@ -297,6 +297,7 @@ class PCPOTrainer:
                         out = update.loss(rows, positions)
                         (out.per_step.sum() / (len(part) * steps)).backward()
                         metrics.add(out, positions)
+                        del out  # its spent graph would hold memory during the next forward pass
                         advance(len(rows))
                     if epoch == count == 0:
                         ratio_error = metrics.max_abs("log_ratio")
