@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def train(
 
     settings = list(overrides or [])
     if output is not None:
-        settings.append(f"run.output={_quoted(output)}")
+        settings.append(f"run.output={json.dumps(str(output))}")  # a JSON string is a YAML string
     if seed is not None:
         settings.append(f"run.seed={seed}")
     config = load_config(source, settings)
@@ -55,8 +56,3 @@ def train(
         output=summary.output,
         report=report,
     )
-
-
-def _quoted(path: Path) -> str:
-    """A path as a YAML string."""
-    return "'" + str(path).replace("'", "''") + "'"
