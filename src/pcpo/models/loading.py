@@ -64,6 +64,17 @@ def load_pipeline(path: str) -> Any:
     return pipe
 
 
+def wrap_pipeline(
+    pipe: Any,
+    device: torch.device | str | None = None,
+    resolution: int | None = None,
+    max_sequence_length: int | None = None,
+) -> Adapter:
+    """The adapter of a pipeline that is already loaded, where it is unless a device is given."""
+    cls = adapter_class(ModelHeader("pipeline object", type(pipe).__name__, {}))
+    return cls(pipe, device if device is not None else pipe.device, resolution, max_sequence_length)
+
+
 def load_adapter(
     path: str,
     device: torch.device | str = "cpu",

@@ -18,7 +18,7 @@ from pcpo.data.sampler import PromptSampler
 from pcpo.errors import ConfigError, NumericError, RewardError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
-from pcpo.models.loading import adapter_class, load_adapter
+from pcpo.models.loading import adapter_class, load_adapter, wrap_pipeline
 from pcpo.models.lora import add_lora, save_tuned, trainable
 from pcpo.objectives.compose import make_objective
 from pcpo.observe.console import Console
@@ -56,7 +56,8 @@ class Summary:
 class PCPOTrainer:
     """Tune a text-to-image model on a reward.
 
-    model    embedded name, pipeline folder or hub id, or an Adapter; None: what the configuration says
+    model    embedded name, pipeline folder or hub id, a diffusers pipeline or an Adapter; None: what the configuration
+             says
     reward   any callable (see pcpo.types.Reward); None: what the configuration says
     config   a Config, a mapping of settings, or the name of a preset or YAML file
     prompts  a list of texts, a prompts file or an embedded set; None: what the configuration says
@@ -68,7 +69,7 @@ class PCPOTrainer:
 
     def __init__(
         self,
-        model: str | Adapter | None = None,
+        model: str | Adapter | Any | None = None,
         reward: Reward | None = None,
         config: Config | Mapping[str, Any] | str = "pcpo_sd",
         prompts: str | Sequence[str] | None = None,
@@ -76,6 +77,8 @@ class PCPOTrainer:
         resume: bool = False,
         quiet: bool = False,
     ) -> None:
+        if model is not None and not isinstance(model, str | Adapter):
+            model = wrap_pipeline(model)
         self.config = config = _with_arguments(config, model, reward, prompts)
         self.folder = runfolder.check_output(config, resume)
         self.prompts = load_prompts(config.prompts)
