@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -35,14 +36,30 @@ def folders(tmp_path_factory):
     return {name: parent / name for name in MAKERS}
 
 
+@pytest.fixture(scope="session")
+def pipelines():
+    """Folder -> the pipeline as it was loaded once, to be copied: reading it again takes most of a tiny run."""
+    return {}
+
+
 @pytest.fixture
-def trainer(folders, tmp_path):
+def trainer(folders, pipelines, tmp_path, monkeypatch):
     """`trainer(family, ..., train={...})`: a PCPOTrainer on a tiny pipeline; the run folder is tmp_path / output."""
+    from pcpo.models import loading
+
+    load = loading.load_pipeline
+
+    def load_once(path):
+        if path not in pipelines:
+            pipelines[path] = load(path)
+        return copy.deepcopy(pipelines[path])
 
     def make(family="sd", *, output="run", reward=training.reddish, resume=False, **changes):
         from pcpo.trainer.loop import PCPOTrainer
 
         settings = training.settings(family, folders[family], tmp_path / output, **changes)
-        return PCPOTrainer(config=settings, reward=reward, resume=resume, quiet=True)
+        with monkeypatch.context() as patch:
+            patch.setattr(loading, "load_pipeline", load_once)
+            return PCPOTrainer(config=settings, reward=reward, resume=resume, quiet=True)
 
     return make

@@ -19,13 +19,17 @@ def settings(family: str, folder: Any, output: Any, **changes: Any) -> dict[str,
     """Two prompts of three pictures, one iteration, four steps; `changes` are merged section by section."""
     base = {
         "name": "test",
-        "model": {"path": str(folder), "lora": {"rank": 4}, **({"max_sequence_length": 1} if family == "sd3" else {})},
+        "model": {
+            "path": str(folder),
+            "lora": {"rank": 4, "targets": ["to_q", "to_v"]},
+            "max_sequence_length": 1 if family == "sd3" else None,
+        },
         "prompts": ["red", "a blue boat", "green tree"],
         "sampler": SAMPLER[family],
         "batch": {"prompts": 2, "group_size": 3},
         "train": {"iterations": 1},
         "optim": {"learning_rate": 1e-3},
-        "evaluation": {"every": 2, "num_prompts": 2, "per_prompt": 1, "credit_probe": 0},
+        "evaluation": {"every": 2, "num_prompts": 2, "per_prompt": 1, "steps": 2, "credit_probe": 0},
         "run": {"output": str(output), "device": "cpu"},
     }
     return merge(base, changes)

@@ -84,7 +84,7 @@ def test_a_picture_does_not_depend_on_the_rollouts_batch(trainer, double, family
     assert len(seen[0].flatten(1).unique(dim=0)) == 6
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(trainer, family):
     changes = {"train": {"iterations": 2, "updates": 2, "select": "random", "fraction": 0.5}}
     runs = []
@@ -99,7 +99,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(trainer, family):
 @pytest.mark.parametrize("tune", ["lora", "full"])
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_the_gradient_reaches_the_trained_parameters_only(trainer, family, tune):
-    it = trainer(family, model={"tune": tune})
+    it = trainer(family, model={"tune": tune, "lora": {"targets": None}})
     it._optimise = lambda: 0.0
     it._iterate(SILENT)
     trained = {id(p) for p in it.state.parameters}
@@ -176,26 +176,27 @@ CREDITS = [
 ]
 
 
+NATIVE = {}  # family -> its measured native norms
+
+
 @pytest.mark.parametrize("family, schedule, apply, objective", CREDITS)
 def test_every_way_to_apply_credit_scales_the_measured_gradient(trainer, family, schedule, apply, objective):
     """norm of a step's gradient / the native norm = target / native weight, measured through the real network."""
 
-    def probe(**changes):
-        log = run(trainer(family, output=str(len(logs)), evaluation={"credit_probe": 6}, **changes))
-        logs.append(log)
+    def probe(output, **changes):
+        log = run(trainer(family, output=output, evaluation={"credit_probe": 6}, **changes))
         return torch.tensor(log.gradient_share[0].norm, dtype=torch.float64), log
 
-    logs = []
-    native, _ = probe(credit={"schedule": "native", "apply": "matching"}, objective={"name": "ppo_clip"})
-    measured, log = probe(credit={"schedule": schedule, "apply": apply}, objective={"name": objective})
+    if family not in NATIVE:
+        NATIVE[family], _ = probe("native", credit={"schedule": "native"}, objective={"name": "ppo_clip"})
+    measured, log = probe("run", credit={"schedule": schedule, "apply": apply}, objective={"name": objective})
     expected = torch.tensor(log.credit.target).double() / torch.tensor(log.credit.native).double()
-    torch.testing.assert_close(measured / native, expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(measured / NATIVE[family], expected, rtol=1e-3, atol=0)
     assert sum(log.gradient_share[0].share) == pytest.approx(1, abs=1e-12)
     assert sum(log.gradient_share[0].target_share) == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("form", ["exact", "rate"])
-@pytest.mark.parametrize("tune", ["lora", "full"])
+@pytest.mark.parametrize("form, tune", [("exact", "lora"), ("rate", "full")])
 def test_the_penalty_alone_pulls_towards_the_reference(trainer, form, tune):
     """With equal rewards nothing else acts: its gradient is 0 at the reference, and it falls from anywhere else."""
     it = trainer(
@@ -210,10 +211,10 @@ def test_the_penalty_alone_pulls_towards_the_reference(trainer, form, tune):
         for parameter in it.state.parameters:
             parameter.add_(0.02 * torch.randn_like(parameter))
     kls = []
-    for _ in range(6):
+    for _ in range(4):
         it.state.iteration = 0  # the same prompts and noises again
         it._iterate(SimpleNamespace(write=lambda kind, **fields: kls.append(fields["kl_ref"]) or fields))
-    assert all(later < earlier for earlier, later in pairwise(kls)) and kls[-1] < 0.8 * kls[0]
+    assert all(later < earlier for earlier, later in pairwise(kls)) and kls[-1] < 0.9 * kls[0]
 
 
 def test_the_rate_penalty_is_the_exact_one_times_dt(trainer):
