@@ -15,6 +15,7 @@ from pcpo.models.base import Adapter
 from pcpo.models.lora import trainable
 from pcpo.observe.console import Console
 from pcpo.rewards.base import evaluate
+from pcpo.samplers import make_sampler
 from pcpo.trainer.collect import calls, evaluation_request, sample_pictures
 from pcpo.trainer.config import Config
 from pcpo.trainer.parts import Algorithm
@@ -33,11 +34,11 @@ class Evaluator:
         prompts: Sequence[Prompt],
         reward: Reward,
     ) -> None:
-        settings, sampler = config.evaluation, algorithm.sampler
+        settings = config.evaluation
+        sampler = make_sampler("ode") if settings.deterministic else algorithm.sampler
         steps = settings.steps or config.sampler.steps
         self.grid = adapter.grid(steps, kind=config.sampler.grid, shift=config.sampler.shift)
-        stochastic = torch.full((steps,), not settings.deterministic)
-        self.stats = sampler.stats_with(self.grid, stochastic)
+        self.stats = sampler.stats(self.grid)
         scale = settings.guidance_scale
         self.policy = Policy(adapter, self.grid, config.sampler.guidance_scale if scale is None else scale)
         self.sampler, self.reward = sampler, reward
