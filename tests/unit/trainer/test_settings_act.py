@@ -171,3 +171,19 @@ def test_a_non_finite_gradient_stops_before_the_optimiser(trainer):
         it.train()
     assert same(before, weights(it)) and "\n" not in str(caught.value)
     assert not (it.folder / "checkpoints").exists() and not (it.folder / "lora").exists()
+
+
+def test_the_authors_variance_schedule_samples_and_trains(trainer):
+    """Evaluations have fewer steps than it needs, and do not need it."""
+    it = trainer(
+        sampler={"steps": 50, "eta": None},
+        credit={"apply": "variance"},
+        train={"select": "first", "fraction": 0.04},
+    )
+    log = run(it)
+    assert log.iterations[0].ratio_error == 0.0 and log.iterations[0].grad_norm > 0
+    assert log.credit.target[0] == log.credit.target[1] == pytest.approx(sum(log.credit.native) / 2)
+    w, ab = 4.5, it.algorithm.grid.alpha_bar[:3]
+    c1 = ((1 - ab[:-1]) * ab[1:] / ab[:-1]).sqrt()
+    expected = (w * c1 + ((1 + w**2) * (1 - ab[1:]) - c1**2).sqrt()) / (1 + w**2)
+    assert log.credit.std == pytest.approx(expected.tolist())
