@@ -1,6 +1,6 @@
 """Draw the README's figures from a finished run: before and after, and the reward curve.
 
-    pcpo train demo --output runs/demo && python benchmarks/demo_figures.py runs/demo
+pcpo train demo --output runs/demo && python benchmarks/demo_figures.py runs/demo
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ def test_step_matches_reference(case):
         torch.testing.assert_close(out.log_prob, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in DATA["cases"] if "x0" in c], ids=lambda c: f"{c['kernel']}-{c['step']}"
-)
+@pytest.mark.parametrize("case", [c for c in DATA["cases"] if "x0" in c], ids=lambda c: f"{c['kernel']}-{c['step']}")
 def test_dance_x0(case):
     from pcpo.samplers.parameterisation import flow_x0_from_v
 

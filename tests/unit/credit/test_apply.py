@@ -44,9 +44,7 @@ def test_target_is_the_product_of_the_parts(case):
     assert torch.equal(credit.native, native(STATS[family]))
     for name in credit.__dataclass_fields__:
         value = getattr(credit, name)
-        assert (
-            value.shape == STATS[family].t.shape and value.dtype == torch.float64 and value.isfinite().all()
-        )
+        assert value.shape == STATS[family].t.shape and value.dtype == torch.float64 and value.isfinite().all()
 
 
 def test_where_the_target_acts():

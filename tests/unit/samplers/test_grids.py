@@ -44,9 +44,7 @@ def test_dynamic_shifting_needs_mu():
     assert torch.equal(grid.timesteps, scheduler.timesteps.double())
 
 
-@pytest.mark.parametrize(
-    "scheduler", [object(), SD15_SCHEDULER, FlowMatchEulerDiscreteScheduler(invert_sigmas=True)]
-)
+@pytest.mark.parametrize("scheduler", [object(), SD15_SCHEDULER, FlowMatchEulerDiscreteScheduler(invert_sigmas=True)])
 def test_scheduler_without_flow_grid(scheduler):
     with pytest.raises(ConfigError, match=r"sigmas.*FlowMatchEulerDiscreteScheduler"):
         flow_grid_from_scheduler(scheduler, 4)

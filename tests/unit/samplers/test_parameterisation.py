@@ -36,9 +36,7 @@ def test_flow(parts):
         torch.testing.assert_close(convert(named[b], x_t, TIMES), named[a], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "family, rows", [("diffusion", ALPHA_BAR), ("flow", TIMES)], ids=["diffusion", "flow"]
-)
+@pytest.mark.parametrize("family, rows", [("diffusion", ALPHA_BAR), ("flow", TIMES)], ids=["diffusion", "flow"])
 @pytest.mark.parametrize("a, b", [("x0", "eps"), ("x0", "v"), ("eps", "v")])
 def test_round_trip(parts, family, rows, a, b):
     value, x_t = parts
@@ -54,9 +52,7 @@ def test_prediction_types(parts):
         ("v_prediction", p.diffusion_v_from_eps(eps, x_t, ALPHA_BAR)),
         ("sample", p.diffusion_x0_from_eps(eps, x_t, ALPHA_BAR)),
     ]:
-        torch.testing.assert_close(
-            p.diffusion_eps(prediction, x_t, ALPHA_BAR, kind), eps, rtol=1e-9, atol=1e-9
-        )
+        torch.testing.assert_close(p.diffusion_eps(prediction, x_t, ALPHA_BAR, kind), eps, rtol=1e-9, atol=1e-9)
     with pytest.raises(ConfigError, match="flow_prediction"):
         p.diffusion_eps(eps, x_t, ALPHA_BAR, "flow_prediction")
 

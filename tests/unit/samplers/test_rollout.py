@@ -79,9 +79,7 @@ def test_no_noise_is_drawn_for_deterministic_steps():
 
 def test_no_autograd_and_float32():
     scale = torch.ones((), requires_grad=True)
-    run = rollout(
-        lambda x, i: predict(x, i) * scale, SAMPLER, SAMPLER.stats(GRID), X_T, noise_at, torch.tensor([0])
-    )
+    run = rollout(lambda x, i: predict(x, i) * scale, SAMPLER, SAMPLER.stats(GRID), X_T, noise_at, torch.tensor([0]))
     assert not run.latents.requires_grad and run.prompt_index.tolist() == [0, 0, 0]
     assert {run.x_t.dtype, run.noise.dtype, run.prediction_old.dtype, run.log_prob.dtype} == {torch.float32}
 
