@@ -5,6 +5,7 @@ pcpo train demo --output runs/demo && python benchmarks/demo_figures.py runs/dem
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import matplotlib.pyplot as plt
 
 from pcpo.observe.events import read_events
 
-TARGET = Path(__file__).resolve().parents[1] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "results"
 
 
 def before_after(run: Path, target: Path, columns: int = 8) -> None:
@@ -55,8 +57,28 @@ def reward_curve(run: Path, target: Path) -> None:
     fig.savefig(target, dpi=120)
 
 
+def record(runs: list[Path], target: Path) -> None:
+    """Evaluation reward before and after, rise and seconds of every run, with the machine that ran them."""
+    logs = [read_events(run / "events.jsonl") for run in runs]
+    figures = [
+        {
+            "seed": log.run_start.config["run"]["seed"],
+            "before": log.evaluations[0].reward_mean,
+            "after": log.evaluations[-1].reward_mean,
+            "rise": log.evaluations[-1].reward_mean / log.evaluations[0].reward_mean - 1,
+            "seconds": log.end.seconds,
+        }
+        for log in logs
+    ]
+    result = {"config": logs[0].run_start.config, "environment": logs[0].run_start.environment, "runs": figures}
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    for figure in figures:
+        print("seed {seed}: {before:.2f} -> {after:.2f} ({rise:+.1%}) in {seconds:.0f} s".format(**figure))
+
+
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
+    folders = [Path(name) for name in sys.argv[1:]]
     TARGET.mkdir(parents=True, exist_ok=True)
-    before_after(folder, TARGET / "demo-before-after.png")
-    reward_curve(folder, TARGET / "demo-curve.png")
+    before_after(folders[0], TARGET / "demo-before-after.png")
+    reward_curve(folders[0], TARGET / "demo-curve.png")
+    record(folders, ROOT / "benchmarks" / "results" / "demo.json")
