@@ -32,14 +32,13 @@ SHARED = [
     "reward=colorfulness",
     "batch.prompts=6",
     "batch.group_size=8",
-    "optim.learning_rate=1e-3",
-    "train.iterations=20",
+    "train.iterations=24",
     "evaluation.every=2",
     "evaluation.num_prompts=16",
     "evaluation.per_prompt=1",
     "run.threads=1",
 ]
-TARGETS = (1.10, 1.25, 1.50)
+TARGETS = (1.10, 1.20, 1.30)
 COLOURS = {"pcpo": "#0072b2", "ddpo": "#d55e00", "flow_grpo": "#d55e00"}
 
 

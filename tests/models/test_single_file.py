@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pcpo.data.images import contact_sheet, load_image
 from pcpo.models.lora import LORA_FILE
+from pcpo.trainer.configfile import load_config
 from pcpo.trainer.loop import PCPOTrainer
 
 FILE = Path(__file__).parents[2] / "examples/pcpo_single_file.py"
@@ -32,6 +33,19 @@ def single_file():
     del sys.modules[spec.name]
 
 
+def test_its_defaults_are_the_demo_preset(single_file):
+    settings, demo = single_file.Settings(), load_config("demo")
+    assert settings.model == demo.model.path and settings.steps == demo.sampler.steps
+    assert settings.guidance_scale == demo.sampler.guidance_scale
+    assert (settings.prompts_per_iteration, settings.group_size) == (demo.batch.prompts, demo.batch.group_size)
+    assert (settings.iterations, settings.updates) == (demo.train.iterations, demo.train.updates)
+    assert settings.clip_range == demo.objective.clip_range and settings.lora_rank == demo.model.lora.rank
+    assert (settings.learning_rate, settings.max_grad_norm) == (demo.optim.learning_rate, demo.optim.max_grad_norm)
+    evaluation = (settings.evaluation_prompts, settings.evaluation_pictures)
+    assert evaluation == (demo.evaluation.num_prompts, demo.evaluation.per_prompt)
+    assert (demo.credit.schedule, demo.credit.apply, demo.objective.name) == ("uniform", "matching", "matching")
+
+
 @pytest.fixture(scope="module")
 def runs(single_file, folders, tmp_path_factory):
     """The output folders of the file and of the library, with the same settings."""
@@ -49,6 +63,8 @@ def runs(single_file, folders, tmp_path_factory):
             group_size=3,
             iterations=ITERATIONS,
             updates=UPDATES,
+            clip_range=1e-4,
+            learning_rate=1e-3,
             max_grad_norm=0.15,  # low enough to act in most updates
             lora_rank=4,
             evaluation_prompts=3,
