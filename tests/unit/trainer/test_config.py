@@ -207,4 +207,4 @@ def test_every_field_says_what_it_is():
 def test_the_description_is_yaml_with_a_comment_per_setting():
     text = describe(load_config("demo"))
     assert yaml.safe_load(text)["optim"]["learning_rate"] == 3e-3
-    assert "  learning_rate: 0.001  # " in text
+    assert "  learning_rate: 0.003  # " in text
