@@ -19,7 +19,7 @@ Trained from scratch on two emoji drawing styles: [Noto Emoji](https://github.co
 (Google, Apache-2.0) and [Fluent Emoji 3D](https://github.com/microsoft/fluentui-emoji) (Microsoft, MIT),
 composited on white at 64 x 64, without flags and skin tones. Captions: names of unicode-emoji-json (MIT)
 and keywords of emojilib (MIT). Forty concepts (`recipes/emoji/concepts_heldout.txt`) were never trained on
-by any part.
+by any part; only the tokenizer's merges saw their names.
 """
 LIMITS = """\
 ## Limits
@@ -139,7 +139,7 @@ def last_line(log: Path) -> dict[str, Any]:
 def spent(work: Path, name: str) -> str:
     """Steps and minutes of one training, in words."""
     line = last_line(work / f"{name}.jsonl")
-    return f"{line['step']:,} steps in {line['seconds'] / 60:.0f} minutes"
+    return f"{line['step']:,} steps in {line['seconds'] / 60:.0f} minutes (pauses included) of"
 
 
 def pair(figures: dict[str, float]) -> str:
@@ -155,9 +155,10 @@ def pipeline_card(name: str, folder: Path, work: Path) -> str:
         "sd3": (48, "flow matching with logit-normal times"),
     }[name]
     training = (
-        f"Backbone and text encoders jointly, {loss}: {spent(work, name)} of batch {batch} on one "
-        "CPU thread shared with other work, AdamW 1e-3 with cosine decay, moving average. "
-        f"Autoencoder: {spent(work, 'vae')} of batch 16. Recipe: `recipes/emoji`."
+        f"Backbone and text encoders jointly, {loss}, AdamW 1e-3, cosine decay, moving average:\n"
+        f"{spent(work, name)} batch {batch}, one CPU thread.\nAutoencoder, once for both pipelines: "
+        f"{spent(work, 'vae')} batch 16, one to two threads.\nThe planned number of steps was cut on the "
+        "way, so the learning rate fell a little faster than one cosine.\nRecipe: `recipes/emoji`."
     )
     return PIPELINE.format(
         tags="stable-diffusion, tiny" if name == "sd" else "stable-diffusion-3, flow-matching, tiny",
@@ -198,7 +199,8 @@ def clip_card(folder: Path, work: Path) -> str:
     return CLIP.format(
         parameters="1.7 M parameters, 128 dimensions",
         data=DATA,
-        training=f"{spent(work, 'clip')} of batch 128 on one CPU thread. Recipe: `recipes/emoji`.",
+        training=f"{spent(work, 'clip')} batch 128, one CPU thread. Recipe: `recipes/emoji`.\n"
+        "The planned number of steps was cut on the way; the first 500 steps saw no reconstructions.",
         rows="\n".join(f"| {test} | {pair(v)} |" for test, v in m.items()),
         options=options,
     )

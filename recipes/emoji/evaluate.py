@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path.home() / ".cache/pcpo/emoji")
     parser.add_argument("--target", type=Path, default=ASSETS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 3.0, 4.0, 5.0, 7.0])
+    parser.add_argument("--guidance", type=float, nargs="+", default=[2.0, 3.0, 4.0, 5.0])
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data = load(arguments.work)
