@@ -125,8 +125,9 @@ Share of pictures whose own name is first, or among the first five:
 {options}
 ## Limits
 
-It knows emoji, not photographs: scores of other pictures mean nothing. It was trained on the pictures that
-the generators were trained on, so it measures agreement with those.
+Other options (no teacher, a frozen ImageNet backbone) were not compared. It knows emoji, not photographs:
+scores of other pictures mean nothing. It was trained on the pictures that the generators were trained on,
+so it measures agreement with those.
 """
 
 
@@ -184,18 +185,18 @@ def pipeline_card(name: str, folder: Path, work: Path) -> str:
 
 
 def clip_card(folder: Path, work: Path) -> str:
-    """Card of the scorer; ``metrics-*.json`` files in the work folder are the variants that were tried."""
+    """Card of the scorer; ``metrics-*.json`` files in the work folder are earlier stages."""
     m = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     options = ""
     variants = sorted(work.glob("metrics-*.json"))
     if variants:
         tests = list(m)
-        options = "\nVariants (top-1 / top-5):\n\n| variant | " + " | ".join(tests) + " |\n"
+        options = "\nEarlier in the same training (top-1 / top-5):\n\n| after | " + " | ".join(tests) + " |\n"
         options += "| --- " * (len(tests) + 1) + "|\n"
         for path in variants:
             v = json.loads(path.read_text(encoding="utf-8"))
             cells = " | ".join(f"{v[t]['top1']:.2f} / {v[t]['top5']:.2f}" for t in tests)
-            options += f"| {path.stem.removeprefix('metrics-')} | {cells} |\n"
+            options += f"| {path.stem.removeprefix('metrics-').lstrip('0')} | {cells} |\n"
     return CLIP.format(
         parameters="1.7 M parameters, 128 dimensions",
         data=DATA,

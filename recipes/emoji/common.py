@@ -119,7 +119,7 @@ class Training:
         for group, rate in zip(self.optimiser.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.params.values(), clip)
         self.optimiser.step()
         # a short memory at first, so that the average forgets the random start

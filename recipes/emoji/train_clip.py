@@ -202,7 +202,7 @@ def main() -> None:
     for step in training.run(loss_of, every=100):
         if step % 500 == 0 or step == arguments.steps:
             current = {k: v.clone() for k, v in model.state_dict().items()}
-            print(evaluate(training.averaged(), data, tokenizer), flush=True)  # type: ignore[arg-type]
+            print(evaluate(training.averaged(), data, tokenizer), flush=True)
             model.load_state_dict(current)
             model.train()
 

@@ -51,7 +51,7 @@ class Autoencoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.vae = new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.vae = new_vae().to(memory_format=torch.channels_last)
         self.norm = nn.BatchNorm2d(CHANNELS, affine=False, momentum=0.02)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -76,7 +76,8 @@ def training_pictures(data: EmojiData) -> tuple[NDArray[np.uint8], Tensor]:
 
     Concepts of the generators count three times.
     """
-    pictures, weights = [], []
+    pictures: list[NDArray[np.uint8]] = []
+    weights: list[float] = []
     important = set(data.train.tolist())
     for style in (0, 1):
         seen = data.seen[data.present[data.seen, style]]
@@ -100,11 +101,13 @@ def build(work: Path) -> AutoencoderKL:
     model = Autoencoder()
     model.load_state_dict({k[4:]: v for k, v in tensors.items() if k.startswith("ema/")})
     vae, norm = model.vae.to(memory_format=torch.contiguous_format), model.norm
-    std = (norm.running_var + norm.eps).sqrt()
+    mean, variance = norm.running_mean, norm.running_var
+    assert mean is not None and variance is not None
+    std = (variance + norm.eps).sqrt()
     with torch.no_grad():
         conv = vae.quant_conv
         conv.weight[:CHANNELS] /= std[:, None, None, None]
-        conv.bias[:CHANNELS] = (conv.bias[:CHANNELS] - norm.running_mean) / std
+        conv.bias[:CHANNELS] = (conv.bias[:CHANNELS] - mean) / std
         conv.weight[CHANNELS:] = 0.0
         conv.bias[CHANNELS:] = 2 * math.log(NOISE)
     return vae.eval()
