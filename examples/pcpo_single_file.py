@@ -1,6 +1,6 @@
 """PCPO (arXiv 2509.25774) for Stable Diffusion in one file, to be read from top to bottom.
 
-    python examples/pcpo_single_file.py --model emoji-sd --iterations 30 --output runs/single
+    python examples/pcpo_single_file.py --model emoji-sd --iterations 40 --output runs/single
 
 It needs torch, diffusers, transformers, peft, numpy and Pillow, and of the pcpo package nothing but the embedded model
 and prompt files. A test holds its weights equal to the library's, bit for bit, so what is read here is what runs there.
@@ -44,9 +44,9 @@ class Settings:
     prompts_per_iteration: int = 6  # P
     group_size: int = 8  # G
     # learning
-    iterations: int = 30
+    iterations: int = 40
     updates: int = 2  # optimiser steps per iteration; divides B
-    clip_range: float = 4e-4  # xi
+    clip_range: float = 1e-3  # xi
     learning_rate: float = 3e-3
     max_grad_norm: float = 1.0
     lora_rank: int = 16
