@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
+
 from torch import Tensor
 
 from pcpo.models.base import Adapter
@@ -30,10 +34,24 @@ class StableDiffusion3Adapter(Adapter):
     def encode_one(self, prompt: str) -> dict[str, Tensor]:
         """prompt_embeds [1, tokens, width], pooled [1, width]."""
         length = {"max_sequence_length": self.max_sequence_length} if self.max_sequence_length else {}
-        embeds, _, pooled, _ = self.pipe.encode_prompt(
-            prompt, None, None, device=self.device, do_classifier_free_guidance=False, **length
-        )
+        with self._without_t5_advice():
+            embeds, _, pooled, _ = self.pipe.encode_prompt(
+                prompt, None, None, device=self.device, do_classifier_free_guidance=False, **length
+            )
         return {"prompt_embeds": embeds, "pooled": pooled}
+
+    @contextlib.contextmanager
+    def _without_t5_advice(self) -> Iterator[None]:
+        """The pipeline warns of a prompt cut short for the T5; say nothing where that T5 has no layers to read it."""
+        t5 = getattr(self.pipe, "text_encoder_3", None)
+        logger = logging.getLogger(type(self.pipe).__module__)
+        level = logger.level
+        if t5 is not None and t5.config.num_layers == 0:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
     def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity [N, C, H, W]."""
