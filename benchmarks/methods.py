@@ -66,6 +66,14 @@ def curve(output: Path) -> list[tuple[int, float]]:
     return [(e.iteration, e.reward_mean) for e in read_events(path).evaluations if e.reward_mean is not None]
 
 
+def gradient_share(output: Path) -> list[float]:
+    """Measured share of the gradient of each trained step, mean over the measurements of a run."""
+    from pcpo.observe.events import read_events
+
+    shares = [event.share for event in read_events(output / "events.jsonl").gradient_share]
+    return [sum(step) / len(shares) for step in zip(*shares, strict=True)]
+
+
 def iterations(output: Path) -> int:
     """How many iterations the run was asked for."""
     from pcpo.trainer.configfile import load_config
@@ -94,16 +102,24 @@ def collect(folder: Path, seeds: list[int]) -> dict:
                     continue
                 start = points[0][1]
                 reached = {f"{t:.2f}": time_to(points, t * start) for t in TARGETS}
-                results.setdefault(model, {}).setdefault(arm, {})[str(seed)] = {
+                run = {
                     "curve": points,
                     "iterations_to": reached,
+                    "gradient_share": gradient_share(folder / f"{model}-{arm}-{seed}"),
                 }
+                results.setdefault(model, {}).setdefault(arm, {})[str(seed)] = run
     return results
 
 
 def table(results: dict) -> str:
     """Markdown table: mean and range over seeds of the iterations to each target, and of the final reward."""
-    head = ["model", "arm", *(f"+{100 * (t - 1):.0f} %" for t in TARGETS), "final / start"]
+    head = [
+        "model",
+        "arm",
+        *(f"+{100 * (t - 1):.0f} %" for t in TARGETS),
+        "rise in all",
+        "largest gradient share of a step",
+    ]
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
     for model, arms in results.items():
         for arm, seeds in arms.items():
@@ -111,8 +127,10 @@ def table(results: dict) -> str:
             for t in TARGETS:
                 found = [run["iterations_to"][f"{t:.2f}"] for run in seeds.values()]
                 cells.append(spread([f for f in found if f is not None], len(found)))
-            gains = [run["curve"][-1][1] / run["curve"][0][1] for run in seeds.values()]
-            lines.append(" | ".join([model, arm, *cells, spread(gains, len(gains), digits=2)]))
+            rises = [100 * (run["curve"][-1][1] / run["curve"][0][1] - 1) for run in seeds.values()]
+            shares = [100 * max(run["gradient_share"]) for run in seeds.values()]
+            ends = [f"{spread(values, len(values))} %" for values in (rises, shares)]
+            lines.append(" | ".join([model, arm, *cells, *ends]))
     return "\n".join(f"| {line} |" for line in lines)
 
 
