@@ -58,7 +58,7 @@ def test_folders_that_are_not_this_runs(tmp_path, run):
 
 def test_resume_names_what_changed(run):
     assert check_output(config(run, "train.iterations=90", "evaluation.every=3", "run.threads=1"), resume=True) == run
-    refused(run, "optim.learning_rate 0.0003 -> 0.001", "optim.learning_rate=1e-3", resume=True)
+    refused(run, "optim.learning_rate 0.003 -> 0.001", "optim.learning_rate=1e-3", resume=True)
     refused(run, "run.seed 0 -> 5", "run.seed=5", resume=True)
     refused(run, "run.precision fp32 -> bf16", "run.precision=bf16", resume=True)
     refused(run, "prompts common50 -> ['a']", "prompts=[a]", resume=True)
