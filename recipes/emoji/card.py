@@ -133,23 +133,24 @@ COMPARISON = """
 
 Short trainings with one seed and the same pictures, distortions and tests (`make -C recipes/emoji compare`);
 top-1 / top-5. The size counts everything that would ship; milliseconds are of one CPU thread on batches of 16
-(the machine was busy: the two CLIPs are the same network). The frozen image side sees three distorted copies of each picture at 128 x 128, made in advance; its seconds
-include making them.
+(the machine was busy: the two CLIPs are the same network). The frozen image side sees three distorted copies of
+each picture at 128 x 128, made in advance; its seconds include making them.
 
 {table}
 
 The budget is about two minutes each, far less than the shipped scorer had, so compare the rows with each other
 first; on 40 unseen concepts one standard error is about 0.08. **Teacher:** MiniLM targets gain a little on the
-generator's concepts and nothing elsewhere; with one seed and 200 steps that is within the noise, so this does not show
-that they help. **Image side:** at equal steps and with the same text side, frozen EfficientNet-Lite0 features
-beat the ViT by far on four of the five tests and are level on the last; on the unseen style 200 steps reach what
-the shipped scorer needs 1,400 for. **Text side:** with the frozen MiniLM tower (and more, cheaper steps) the
-right name of an unseen concept comes first in 0.62 of the cases; the shipped scorer reaches 0.25. So the frozen
-pair, whose towers were trained on far more data, generalises much better than `emoji-clip`. **Choice:** it does not fit the limit of 8 MB: MiniLM alone is
-45 MB in fp16. EfficientNet-Lite0 (6.7 MB without its classifier), head (1.4 MB) and the small text tower (1.7 MB)
-miss the limit by less, at six to eight times the CPU time per picture. What fits is the CLIP from scratch, and
-that ships, with MiniLM targets; its weights were trained before this comparison and not changed by it. The
-obvious next step is to distil the frozen pair into a small image tower and a small text tower.
+generator's concepts and nothing elsewhere; with one seed and 200 steps that is within the noise, so this does
+not show that they help. **Image side:** at equal steps and with the same text side, frozen EfficientNet-Lite0
+features beat the ViT by far on four of the five tests and are level on the last; on the unseen style 200 steps
+reach what the shipped scorer needs 1,400 for. **Text side:** with the frozen MiniLM tower (and more, cheaper
+steps) the right name of an unseen concept comes first in 0.62 of the cases; the shipped scorer reaches 0.25. So
+the frozen pair, whose towers were trained on far more data, generalises much better than `emoji-clip`.
+**Choice:** it does not fit the limit of 8 MB: MiniLM alone is 45 MB in fp16. EfficientNet-Lite0 (6.7 MB without
+its classifier), head (1.4 MB) and the small text tower (1.7 MB) miss the limit by less, at six to eight times
+the CPU time per picture. What fits is the CLIP from scratch, and that ships, with MiniLM targets; its weights
+were trained before this comparison and not changed by it. The obvious next step is to distil the frozen pair
+into a small image tower and a small text tower.
 """
 
 
