@@ -63,6 +63,7 @@ def record(runs: list[Path], target: Path) -> None:
     figures = [
         {
             "seed": log.run_start.config["run"]["seed"],
+            "threads": log.run_start.config["run"]["threads"] or log.run_start.environment.get("cpu_count"),
             "before": log.evaluations[0].reward_mean,
             "after": log.evaluations[-1].reward_mean,
             "rise": log.evaluations[-1].reward_mean / log.evaluations[0].reward_mean - 1,
@@ -73,7 +74,11 @@ def record(runs: list[Path], target: Path) -> None:
     result = {"config": logs[0].run_start.config, "environment": logs[0].run_start.environment, "runs": figures}
     target.write_text(json.dumps(result, indent=1) + "\n")
     for figure in figures:
-        print("seed {seed}: {before:.2f} -> {after:.2f} ({rise:+.1%}) in {seconds:.0f} s".format(**figure))
+        print(
+            "seed {seed}, {threads} threads: {before:.2f} -> {after:.2f} ({rise:+.1%}) in {seconds:.0f} s".format(
+                **figure
+            )
+        )
 
 
 if __name__ == "__main__":
