@@ -90,7 +90,7 @@ def gradient_share(update: Update, pictures: int) -> dict[str, Any]:
     return {
         "steps": update.trajectory.steps.tolist(),
         "norm": norm.tolist(),
-        "share": share(norm).tolist() if float(norm.sum()) > 0 else [0.0] * len(norm),
+        "share": share(norm).tolist(),
         "native_share": share(update.credit.native).tolist(),
         "target_share": share(update.credit.target).tolist(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,8 +34,7 @@ class Algorithm:
 
     def credit_of(self, steps: Tensor) -> StepCredit:
         """The credit rows of trained steps [S]."""
-        rows = torch.searchsorted(self.eligible, steps)
-        return StepCredit(**{f.name: getattr(self.credit, f.name)[rows] for f in fields(StepCredit)})
+        return self.credit[torch.searchsorted(self.eligible, steps)]
 
     def sampling_stats(self, steps: Tensor) -> StepStats:
         """Per-step coefficients [T] used to sample: deterministic outside `steps` where so configured."""
