@@ -55,7 +55,7 @@ class Iteration:
 
     def __call__(self) -> None:
         with EventWriter(self.trainer.folder / "events.jsonl") as events:
-            self.trainer._iterate(events)  # train() would evaluate too
+            self.trainer.learner.run(events)  # train() would evaluate too
 
 
 class ModelCalls:

@@ -27,8 +27,8 @@ def first_gradient(trainer):
         trainer.state.optimizer.zero_grad()
         return 0.0
 
-    trainer._optimise = take
-    trainer._iterate(SILENT)
+    trainer.learner._optimise = take
+    trainer.learner.run(SILENT)
     return taken[0]
 
 
@@ -79,7 +79,7 @@ def test_a_picture_does_not_depend_on_the_rollouts_batch(trainer, double, family
         return reddish(images, prompts, metadata)
 
     for size in (6, 1, 2):
-        double(trainer(family, reward=watching, batch={"rollout": size}))._iterate(SILENT)
+        double(trainer(family, reward=watching, batch={"rollout": size})).learner.run(SILENT)
     assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
     assert len(seen[0].flatten(1).unique(dim=0)) == 6
 
@@ -100,8 +100,8 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(trainer, family):
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_the_gradient_reaches_the_trained_parameters_only(trainer, family, tune):
     it = trainer(family, model={"tune": tune, "lora": {"targets": None}})
-    it._optimise = lambda: 0.0
-    it._iterate(SILENT)
+    it.learner._optimise = lambda: 0.0
+    it.learner.run(SILENT)
     trained = {id(p) for p in it.state.parameters}
     for name, part in it.pipeline.components.items():
         for parameter in part.parameters() if isinstance(part, nn.Module) else ():
@@ -206,14 +206,14 @@ def test_the_penalty_alone_pulls_towards_the_reference(trainer, form, tune):
         optim={"learning_rate": 1e-3, "weight_decay": 0},
     )
     assert not first_gradient(it).any()
-    del it._optimise
+    del it.learner._optimise
     with torch.no_grad():
         for parameter in it.state.parameters:
             parameter.add_(0.02 * torch.randn_like(parameter))
     kls = []
     for _ in range(4):
         it.state.iteration = 0  # the same prompts and noises again
-        it._iterate(SimpleNamespace(write=lambda kind, **fields: kls.append(fields["kl_ref"]) or fields))
+        it.learner.run(SimpleNamespace(write=lambda kind, **fields: kls.append(fields["kl_ref"]) or fields))
     assert all(later < earlier for earlier, later in pairwise(kls)) and kls[-1] < 0.9 * kls[0]
 
 

@@ -9,37 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pcpo import __version__
-from pcpo.advantages import zero_std_groups, zero_std_mask
 from pcpo.data.prompts import load_prompts
-from pcpo.data.sampler import PromptSampler
-from pcpo.errors import ConfigError, NumericError, RewardError
+from pcpo.errors import ConfigError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
 from pcpo.models.loading import adapter_class, load_adapter, wrap_pipeline
 from pcpo.models.lora import add_lora, save_tuned, trainable
-from pcpo.objectives.compose import make_objective
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter, read_events
 from pcpo.observe.trackers import tracking
-from pcpo.rewards.base import evaluate
 from pcpo.rewards.mixing import WeightedSum
 from pcpo.rewards.registry import build_rewards
 from pcpo.trainer import runfolder
 from pcpo.trainer.advantage import Advantages
-from pcpo.trainer.collect import Request, calls, collect, decode, training_request
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config, merge, validate
-from pcpo.trainer.evaluate import Evaluator, gradient_share
-from pcpo.trainer.metrics import Metrics
+from pcpo.trainer.evaluate import Evaluator
+from pcpo.trainer.iteration import Learner
 from pcpo.trainer.parts import build_algorithm, check_family
-from pcpo.trainer.schedule import micro_batches, minibatches
 from pcpo.trainer.state import TrainState
-from pcpo.trainer.step import Policy, Update
-from pcpo.types import Reward, RewardResult
+from pcpo.types import Reward
 
 
 @dataclass(frozen=True)
@@ -103,18 +95,20 @@ class PCPOTrainer:
         self.adapter.autocast = torch.bfloat16 if config.run.precision == "bf16" else None
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
-        self.policy = Policy(
-            self.adapter,
-            self.algorithm.grid,
-            config.sampler.guidance_scale,
-            self.algorithm.prediction_scale(),
-        )
-        self.objective = make_objective(config.objective.name, config.objective.clip_range)
         self.advantages = Advantages(config.advantage)
-        self.sampler = PromptSampler(self.prompts, config.run.seed)
         self.evaluator = Evaluator(config, self.adapter, self.algorithm, held_out, self.reward)
         self.console = Console(quiet, config.train.iterations)
         self.state = TrainState(trainable(self.adapter.backbone), config.optim, self.advantages)
+        self.learner = Learner(
+            config,
+            self.adapter,
+            self.algorithm,
+            self.prompts,
+            self.reward,
+            self.advantages,
+            self.state,
+            self.console,
+        )
         if resume:
             self.state.load_newest(self.folder / "checkpoints")
 
@@ -140,7 +134,7 @@ class PCPOTrainer:
                     self._evaluate(events)
                 if last:
                     break
-                self._iterate(events)
+                self.learner.run(events)
                 if (
                     self.state.iteration % config.run.checkpoint_every == 0
                     or self.state.iteration == config.train.iterations
@@ -203,121 +197,6 @@ class PCPOTrainer:
             event = self.evaluator.run(self.state.iteration, self.folder, self.console)
         self.console.evaluation(events.write("evaluation", **event))
 
-    def _iterate(self, events: EventWriter) -> None:
-        """One rollout and its updates; advances the state and writes the iteration event."""
-        config, iteration = self.config, self.state.iteration
-        seconds, mark = {}, time.perf_counter()
-
-        def lap(name: str) -> None:
-            nonlocal mark
-            now = time.perf_counter()
-            seconds[name], mark = now - mark, now
-
-        trained = self.algorithm.trained(iteration)
-        request = self._request(iteration)
-        cond = self.adapter.encode([p.text for p in request.prompts])
-        size = config.batch.rollout or config.pictures
-        stats = self.algorithm.sampling_stats(trained)
-        with self.console.task("rollout", config.pictures * self.algorithm.grid.num_steps) as advance:
-            parts = calls(self.policy, request, cond, size, advance)
-            trajectory = collect(parts, self.algorithm.sampler, stats, trained, config.objective.reduce)
-        lap("rollout")
-        result = self._score(request, decode(self.adapter, trajectory.latents, size))
-        groups = (config.batch.prompts, config.batch.group_size)
-        rewards, valid = result.values.view(groups), result.valid.view(groups)
-        advantage = self.advantages(rewards, valid, [p.text for p in request.prompts])
-        lap("reward")
-
-        update = Update(
-            policy=self.policy,
-            trajectory=trajectory,
-            cond=cond,
-            advantage=advantage.flatten().to(self.device),
-            credit=self.algorithm.credit_of(trained),
-            stats=self.algorithm.stats[trained],
-            objective=self.objective,
-            objective_settings=config.objective,
-            penalty=config.kl,
-        )
-        if config.evaluation.credit_probe and iteration % config.evaluation.every == 0:
-            events.write(
-                "gradient_share",
-                iteration=iteration,
-                **gradient_share(update, config.evaluation.credit_probe),
-            )
-            lap("probe")
-        metrics, grad_norm, ratio_error = self._update(update, rewards, valid)
-        lap("update")
-
-        total = sum(seconds.values())
-        self.state.iteration += 1
-        self.state.samples += config.pictures
-        event = {
-            "iteration": self.state.iteration,
-            **_reward_figures(result),
-            "zero_std_groups": zero_std_groups(rewards, valid),
-            **_update_figures(metrics, trained),
-            "ratio_error": ratio_error,
-            "grad_norm": grad_norm,
-            "learning_rate": config.optim.learning_rate,
-            "pictures_per_second": config.pictures / total,
-            "seconds": {**seconds, "total": total},
-            "samples": self.state.samples,
-        }
-        self.console.iteration(events.write("iteration", **event))
-
-    def _request(self, iteration: int) -> Request:
-        config = self.config
-        prompts = [self.prompts[i] for i in self.sampler.batch(iteration, config.batch.prompts)]
-        return training_request(prompts, config.batch.group_size, config.run.seed, iteration, config.batch.same_noise)
-
-    def _score(self, request: Request, pictures: Tensor) -> RewardResult:
-        metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
-        result = evaluate(self.reward, pictures, request.texts, metadata)
-        if not result.valid.any():
-            raise RewardError(
-                "abstained on every picture of an iteration, so there is nothing to learn from",
-                where=f"reward {', '.join(part.name for part in self.config.reward)}",
-                fix="look at when it sets valid to False",
-            )
-        return result
-
-    def _update(self, update: Update, rewards: Tensor, valid: Tensor) -> tuple[Metrics, float, float]:
-        """All optimiser steps on one rollout. Returns metrics, last gradient norm, and the first log-ratio error."""
-        config = self.config
-        pictures = torch.arange(config.pictures)
-        if config.train.filter == "zero_std":
-            pictures = pictures[~zero_std_mask(rewards, valid).repeat_interleave(config.batch.group_size)]
-        steps = len(update.trajectory.steps)
-        size = config.batch.micro or config.batch.rollout or config.pictures
-        metrics, ratio_error, grad_norm = Metrics(steps), 0.0, 0.0
-        total = len(pictures) * steps * config.train.epochs
-        with self.console.task("update", total) as advance:
-            for epoch in range(config.train.epochs):
-                parts = minibatches(pictures, config.train.updates, config.run.seed, self.state.iteration, epoch)
-                for count, part in enumerate(parts):
-                    for rows, positions in micro_batches(part, steps, size):
-                        out = update.loss(rows, positions)
-                        (out.per_step.sum() / (len(part) * steps)).backward()
-                        metrics.add(out, positions)
-                        del out  # its spent graph would hold memory during the next forward pass
-                        advance(len(rows))
-                    if epoch == count == 0:
-                        ratio_error = metrics.max_abs("log_ratio")
-                    grad_norm = self._optimise()
-        return metrics, grad_norm, ratio_error
-
-    def _optimise(self) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self.state.parameters, self.config.optim.max_grad_norm))
-        if not torch.isfinite(torch.tensor(norm)):
-            raise NumericError(
-                f"the gradient norm is {norm}; no weight was changed by this step",
-                where=f"iteration {self.state.iteration + 1}",
-                fix="lower optim.learning_rate, or look at the reward and run.precision",
-            )
-        self.state.step()
-        return norm
-
 
 def _with_arguments(
     config: Config | Mapping[str, Any] | str,
@@ -345,27 +224,3 @@ def _device(name: str) -> torch.device:
     if name != "cpu" and (found is None or found.type != name):
         raise ConfigError(f"this machine has no {name} device", where="run.device", fix="use auto or cpu")
     return torch.device(name)
-
-
-def _reward_figures(result: RewardResult) -> dict[str, Any]:
-    scored = result.values[result.valid]
-    return {
-        "reward_mean": float(scored.mean()),
-        "reward_std": float(scored.std(correction=0)),
-        "rewards": {name: float(part[result.valid].mean()) for name, part in result.info.items()},
-        "invalid": int((~result.valid).sum()),
-    }
-
-
-def _update_figures(metrics: Metrics, trained: Tensor) -> dict[str, Any]:
-    figures = {
-        "steps": trained.tolist(),
-        "loss": metrics.mean("loss"),
-        "clip_fraction": metrics.mean("clipped"),
-        "clip_fraction_per_step": metrics.per_step("clipped"),
-        "approx_kl": metrics.mean("approx_kl"),
-        "log_ratio_std_per_step": metrics.std_per_step("log_ratio"),
-    }
-    if metrics.has("kl_ref"):
-        figures["kl_ref"] = metrics.mean("kl_ref")
-    return figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcpo.trainer import loop
+from pcpo.trainer import iteration
 from pcpo.types import RewardResult
 from training import reddish, run, same, weights
 
@@ -13,13 +13,13 @@ from training import reddish, run, same, weights
 @pytest.fixture
 def trajectories(monkeypatch):
     """Every trajectory that training collects."""
-    kept, original = [], loop.collect
+    kept, original = [], iteration.collect
 
     def spy(*args, **kwargs):
         kept.append(original(*args, **kwargs))
         return kept[-1]
 
-    monkeypatch.setattr(loop, "collect", spy)
+    monkeypatch.setattr(iteration, "collect", spy)
     return kept
 
 
@@ -135,7 +135,7 @@ def test_evaluation_prompts_steps_and_number(trainer):
     log = run(it)
     assert [e.iteration for e in log.evaluations] == [0, 2] and len(seen) == 4
     assert seen[0] == seen[-1] == ["x", "x", "y", "y"] == log.evaluations[0].prompts
-    assert it.evaluator.grid.num_steps == 2 and it.policy.grid.num_steps == 4
+    assert it.evaluator.grid.num_steps == 2 and it.learner.policy.grid.num_steps == 4
     assert all((it.folder / name).is_file() for name in (log.evaluations[0].sheet, *log.evaluations[0].pictures))
 
 

@@ -1,0 +1,190 @@
+"""One iteration: rollout, reward, advantage, credit, and the optimiser steps on them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pcpo.advantages import zero_std_groups, zero_std_mask
+from pcpo.data.prompts import Prompt
+from pcpo.data.sampler import PromptSampler
+from pcpo.errors import NumericError, RewardError
+from pcpo.models.base import Adapter
+from pcpo.objectives.compose import make_objective
+from pcpo.observe.console import Console
+from pcpo.observe.events import EventWriter
+from pcpo.rewards.base import evaluate
+from pcpo.trainer.advantage import Advantages
+from pcpo.trainer.collect import Request, calls, collect, decode, training_request
+from pcpo.trainer.config import Config
+from pcpo.trainer.evaluate import gradient_share
+from pcpo.trainer.metrics import Metrics
+from pcpo.trainer.parts import Algorithm
+from pcpo.trainer.schedule import micro_batches, minibatches
+from pcpo.trainer.state import TrainState
+from pcpo.trainer.step import Policy, Update
+from pcpo.types import Reward, RewardResult
+
+
+class Learner:
+    """Samples, scores and updates: everything that an iteration reads, and the state that it changes."""
+
+    def __init__(
+        self,
+        config: Config,
+        adapter: Adapter,
+        algorithm: Algorithm,
+        prompts: Sequence[Prompt],
+        reward: Reward,
+        advantages: Advantages,
+        state: TrainState,
+        console: Console,
+    ) -> None:
+        self.config, self.adapter, self.algorithm, self.prompts = config, adapter, algorithm, prompts
+        self.reward, self.advantages, self.state, self.console = reward, advantages, state, console
+        self.policy = Policy(adapter, algorithm.grid, config.sampler.guidance_scale, algorithm.prediction_scale())
+        self.objective = make_objective(config.objective.name, config.objective.clip_range)
+        self.sampler = PromptSampler(prompts, config.run.seed)
+
+    def run(self, events: EventWriter) -> None:
+        """One rollout and its updates; advances the state and writes the iteration event."""
+        config, iteration = self.config, self.state.iteration
+        seconds, mark = {}, time.perf_counter()
+
+        def lap(name: str) -> None:
+            nonlocal mark
+            now = time.perf_counter()
+            seconds[name], mark = now - mark, now
+
+        trained = self.algorithm.trained(iteration)
+        request = self._request(iteration)
+        cond = self.adapter.encode([p.text for p in request.prompts])
+        size = config.batch.rollout or config.pictures
+        stats = self.algorithm.sampling_stats(trained)
+        with self.console.task("rollout", config.pictures * self.algorithm.grid.num_steps) as advance:
+            parts = calls(self.policy, request, cond, size, advance)
+            trajectory = collect(parts, self.algorithm.sampler, stats, trained, config.objective.reduce)
+        lap("rollout")
+        result = self._score(request, decode(self.adapter, trajectory.latents, size))
+        groups = (config.batch.prompts, config.batch.group_size)
+        rewards, valid = result.values.view(groups), result.valid.view(groups)
+        advantage = self.advantages(rewards, valid, [p.text for p in request.prompts])
+        lap("reward")
+
+        update = Update(
+            policy=self.policy,
+            trajectory=trajectory,
+            cond=cond,
+            advantage=advantage.flatten().to(self.adapter.device),
+            credit=self.algorithm.credit_of(trained),
+            stats=self.algorithm.stats[trained],
+            objective=self.objective,
+            objective_settings=config.objective,
+            penalty=config.kl,
+        )
+        if config.evaluation.credit_probe and iteration % config.evaluation.every == 0:
+            events.write(
+                "gradient_share",
+                iteration=iteration,
+                **gradient_share(update, config.evaluation.credit_probe),
+            )
+            lap("probe")
+        metrics, grad_norm, ratio_error = self._update(update, rewards, valid)
+        lap("update")
+
+        total = sum(seconds.values())
+        self.state.iteration += 1
+        self.state.samples += config.pictures
+        event = {
+            "iteration": self.state.iteration,
+            **_reward_figures(result),
+            "zero_std_groups": zero_std_groups(rewards, valid),
+            **_update_figures(metrics, trained),
+            "ratio_error": ratio_error,
+            "grad_norm": grad_norm,
+            "learning_rate": config.optim.learning_rate,
+            "pictures_per_second": config.pictures / total,
+            "seconds": {**seconds, "total": total},
+            "samples": self.state.samples,
+        }
+        self.console.iteration(events.write("iteration", **event))
+
+    def _request(self, iteration: int) -> Request:
+        config = self.config
+        prompts = [self.prompts[i] for i in self.sampler.batch(iteration, config.batch.prompts)]
+        return training_request(prompts, config.batch.group_size, config.run.seed, iteration, config.batch.same_noise)
+
+    def _score(self, request: Request, pictures: Tensor) -> RewardResult:
+        metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
+        result = evaluate(self.reward, pictures, request.texts, metadata)
+        if not result.valid.any():
+            raise RewardError(
+                "abstained on every picture of an iteration, so there is nothing to learn from",
+                where=f"reward {', '.join(part.name for part in self.config.reward)}",
+                fix="look at when it sets valid to False",
+            )
+        return result
+
+    def _update(self, update: Update, rewards: Tensor, valid: Tensor) -> tuple[Metrics, float, float]:
+        """All optimiser steps on one rollout. Returns metrics, last gradient norm, and the first log-ratio error."""
+        config = self.config
+        pictures = torch.arange(config.pictures)
+        if config.train.filter == "zero_std":
+            pictures = pictures[~zero_std_mask(rewards, valid).repeat_interleave(config.batch.group_size)]
+        steps = len(update.trajectory.steps)
+        size = config.batch.micro or config.batch.rollout or config.pictures
+        metrics, ratio_error, grad_norm = Metrics(steps), 0.0, 0.0
+        total = len(pictures) * steps * config.train.epochs
+        with self.console.task("update", total) as advance:
+            for epoch in range(config.train.epochs):
+                parts = minibatches(pictures, config.train.updates, config.run.seed, self.state.iteration, epoch)
+                for count, part in enumerate(parts):
+                    for rows, positions in micro_batches(part, steps, size):
+                        out = update.loss(rows, positions)
+                        (out.per_step.sum() / (len(part) * steps)).backward()
+                        metrics.add(out, positions)
+                        del out  # its spent graph would hold memory during the next forward pass
+                        advance(len(rows))
+                    if epoch == count == 0:
+                        ratio_error = metrics.max_abs("log_ratio")
+                    grad_norm = self._optimise()
+        return metrics, grad_norm, ratio_error
+
+    def _optimise(self) -> float:
+        norm = float(torch.nn.utils.clip_grad_norm_(self.state.parameters, self.config.optim.max_grad_norm))
+        if not torch.isfinite(torch.tensor(norm)):
+            raise NumericError(
+                f"the gradient norm is {norm}; no weight was changed by this step",
+                where=f"iteration {self.state.iteration + 1}",
+                fix="lower optim.learning_rate, or look at the reward and run.precision",
+            )
+        self.state.step()
+        return norm
+
+
+def _reward_figures(result: RewardResult) -> dict[str, Any]:
+    scored = result.values[result.valid]
+    return {
+        "reward_mean": float(scored.mean()),
+        "reward_std": float(scored.std(correction=0)),
+        "rewards": {name: float(part[result.valid].mean()) for name, part in result.info.items()},
+        "invalid": int((~result.valid).sum()),
+    }
+
+
+def _update_figures(metrics: Metrics, trained: Tensor) -> dict[str, Any]:
+    figures = {
+        "steps": trained.tolist(),
+        "loss": metrics.mean("loss"),
+        "clip_fraction": metrics.mean("clipped"),
+        "clip_fraction_per_step": metrics.per_step("clipped"),
+        "approx_kl": metrics.mean("approx_kl"),
+        "log_ratio_std_per_step": metrics.std_per_step("log_ratio"),
+    }
+    if metrics.has("kl_ref"):
+        figures["kl_ref"] = metrics.mean("kl_ref")
+    return figures
