@@ -71,8 +71,8 @@ def test_noise_outside_the_trained_steps(trainer, monkeypatch, stochastic):
         evaluation={"deterministic": True},
     )
     asked = set()
-    original = loop.Request.noise
-    monkeypatch.setattr(loop.Request, "noise", lambda self, step, *rest: asked.add(step) or original(self, step, *rest))
+    original = iteration.Request.noise
+    monkeypatch.setattr(iteration.Request, "noise", lambda self, step, *rest: asked.add(step) or original(self, step, *rest))
     run(it)
     assert asked == ({-1, 0, 1} if stochastic == "trained" else {-1, 0, 1, 2, 3})
 
