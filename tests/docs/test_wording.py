@@ -15,7 +15,7 @@ FILES = sorted(
     for folder in FOLDERS
     for path in (ROOT / folder).rglob("*")
     if path.is_file() and path.suffix in SUFFIXES and not any("cache" in p or ".egg" in p for p in path.parts)
-) + sorted(p for p in ROOT.iterdir() if p.is_file() and p.suffix in SUFFIXES)
+) + sorted(p for p in ROOT.iterdir() if p.is_file() and p.suffix in SUFFIXES and p.name != ".git")
 
 # written apart, so that this file does not hold them
 PATHS = [re.compile("/" + folder + r"(?=[/\s\"'`]|$)", re.MULTILINE) for folder in ("work", "root")]

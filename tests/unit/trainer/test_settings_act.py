@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from pcpo.trainer import iteration
+from pcpo.trainer.collect import Request
 from pcpo.types import RewardResult
 from training import reddish, run, same, weights
 
@@ -71,8 +72,8 @@ def test_noise_outside_the_trained_steps(trainer, monkeypatch, stochastic):
         evaluation={"deterministic": True},
     )
     asked = set()
-    original = iteration.Request.noise
-    monkeypatch.setattr(iteration.Request, "noise", lambda self, step, *rest: asked.add(step) or original(self, step, *rest))
+    original = Request.noise
+    monkeypatch.setattr(Request, "noise", lambda self, step, *rest: asked.add(step) or original(self, step, *rest))
     run(it)
     assert asked == ({-1, 0, 1} if stochastic == "trained" else {-1, 0, 1, 2, 3})
 
