@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from typer.testing import CliRunner
 
@@ -81,8 +83,11 @@ def test_train_resume_sample_and_report(pcpo, settings, tmp_path):
     assert (code, out.strip(), err) == (0, "pictures/sheet.png", "")
     assert sorted(p.name for p in (tmp_path / "pictures").iterdir()) == [
         *(f"000{n}.png" for n in range(4)),
+        "metadata.jsonl",
         "sheet.png",
     ]
+    lines = [json.loads(line) for line in (tmp_path / "pictures/metadata.jsonl").read_text().splitlines()]
+    assert lines == [{"file_name": f"000{n}.png", "prompt": "red" if n < 2 else "green"} for n in range(4)]
     before = files(tmp_path)
     code, out, err = pcpo("sample", "run", "-p", "red", "-o", "pictures")
     assert code == 6 and err == "pcpo: pictures: is not an empty folder -> choose another --output\n"
@@ -112,7 +117,7 @@ def test_sampling_a_model_with_a_prompts_file(pcpo, folders, tmp_path):
         ended = pcpo("sample", folders["sd3"], "--prompts", "prompts.txt", "-n", 1, "--steps", 2, "-g", 1, "-o", output)
         assert ended == (0, f"{output}/sheet.png\n", "")
     one, two = (sorted((tmp_path / name).iterdir()) for name in ("s1", "s2"))
-    assert len(one) == 3 and [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
+    assert len(one) == 4 and [p.read_bytes() for p in one] == [p.read_bytes() for p in two]
 
 
 def test_an_own_reward_from_a_file(pcpo, settings, tmp_path):

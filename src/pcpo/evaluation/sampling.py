@@ -1,12 +1,15 @@
-"""Deterministic pictures from a model or a finished run, as `pcpo sample` makes them."""
+"""Deterministic pictures from a model or a finished run, as `pcpo sample` and `pcpo eval` make them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from pcpo.data.files import write_text_atomic
 from pcpo.data.images import contact_sheet, save_png
 from pcpo.data.prompts import Prompt
 from pcpo.errors import RunFolderError
@@ -15,24 +18,87 @@ from pcpo.models.loading import load_adapter
 from pcpo.models.lora import load_tuned
 from pcpo.samplers import make_sampler
 from pcpo.trainer.collect import Request, calls, sample_pictures
+from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config
 from pcpo.trainer.step import Policy
+
+METADATA_FILE = "metadata.jsonl"
+
+
+def run_config(source: str | Path) -> Config | None:
+    """The configuration of a run folder; None when `source` is not one."""
+    path = Path(source) / "config.yaml"
+    return load_config(path) if path.is_file() else None
+
+
+def load_base(config: Config) -> Adapter:
+    """The adapter of the model that a run tunes, as it was before."""
+    settings = config.model
+    return load_adapter(settings.path, resolution=settings.resolution, max_sequence_length=settings.max_sequence_length)
 
 
 def load_for_sampling(source: str) -> Adapter:
     """The adapter of a run folder (its base model with what was tuned), or of any model that `load_adapter` takes."""
-    run = Path(source)
-    if not (run / "config.yaml").is_file():
-        return load_adapter(source)
-    config = load_config(run / "config.yaml")
-    adapter = load_adapter(
-        config.model.path,
-        resolution=config.model.resolution,
-        max_sequence_length=config.model.max_sequence_length,
-    )
-    if not load_tuned(adapter, run, config.model.tune):
-        raise RunFolderError("holds no tuned weights yet", where=source, fix="finish the run with --resume")
+    config = run_config(source)
+    return load_adapter(source) if config is None else load_run(Path(source), config)
+
+
+def load_run(run: Path, config: Config, weights: Path | None = None) -> Adapter:
+    """A run's base model with the tuned weights that lie in `weights` (None: the run folder, so the last ones).
+
+    Raises RunFolderError when there are none.
+    """
+    adapter = load_base(config)
+    if not load_tuned(adapter, weights or run, config.model.tune):
+        raise RunFolderError(
+            "holds no tuned weights yet", where=str(weights or run), fix="finish the run with --resume"
+        )
     return adapter
+
+
+def sample_set(
+    adapter: Adapter,
+    prompts: Sequence[Prompt],
+    *,
+    count: int,
+    steps: int,
+    guidance_scale: float,
+    seed: int,
+    batch: int = 16,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """`count` pictures per prompt, prompt-major: uint8 [P * count, 3, H, W].
+
+    Sampling is deterministic (DDIM with eta 0, or the flow ODE); a picture depends on (seed, prompt, its number) only,
+    so the pictures of two models with the same arguments pair up noise by noise. advance(n) is called after each
+    step of n pictures.
+    """
+    grid = adapter.grid(steps)
+    sampler = make_sampler("ode")
+    index = torch.arange(len(prompts)).repeat_interleave(count)
+    numbers = [n % count for n in range(len(index))]
+    request = Request(list(prompts), index, numbers, numbers, seed)
+    cond = adapter.encode([p.text for p in prompts])
+    policy = Policy(adapter, grid, guidance_scale)
+    return sample_pictures(calls(policy, request, cond, batch, advance), sampler, sampler.stats(grid))
+
+
+def write_pictures(pictures: Tensor, prompts: Sequence[Prompt], output: Path) -> Path:
+    """Write prompt-major pictures as PNG with their prompts beside them; returns the contact sheet's path.
+
+    metadata.jsonl has one line per picture, {"file_name", "prompt"}: the convention of `datasets`' image folders.
+    """
+    count = len(pictures) // len(prompts)
+    output.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, picture in enumerate(pictures):
+        name = f"{number:04d}.png"
+        save_png(picture, output / name)
+        lines.append(json.dumps({"file_name": name, "prompt": prompts[number // count].text}) + "\n")
+    write_text_atomic(output / METADATA_FILE, "".join(lines))
+    sheet = output / "sheet.png"
+    save_png(contact_sheet(pictures, columns=max(count, 8 // count * count)), sheet)
+    return sheet
 
 
 def sample_images(
@@ -46,22 +112,8 @@ def sample_images(
     output: Path,
     batch: int = 16,
 ) -> Path:
-    """Write `count` pictures per prompt as PNG into `output` and return the contact sheet's path.
-
-    Sampling is deterministic (DDIM with eta 0, or the flow ODE); a picture depends on (seed, prompt, its number) only.
-    """
-    grid = adapter.grid(steps)
-    sampler = make_sampler("ode")
-    index = torch.arange(len(prompts)).repeat_interleave(count)
-    numbers = [n % count for n in range(len(index))]
-    request = Request(list(prompts), index, numbers, numbers, seed)
-    cond = adapter.encode([p.text for p in prompts])
-    policy = Policy(adapter, grid, guidance_scale)
-    parts = calls(policy, request, cond, batch, lambda done: None)
-    pictures = sample_pictures(parts, sampler, sampler.stats(grid))
-    output.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures):
-        save_png(picture, output / f"{number:04d}.png")
-    sheet = output / "sheet.png"
-    save_png(contact_sheet(pictures, columns=max(count, 8 // count * count)), sheet)
-    return sheet
+    """`sample_set`, written by `write_pictures` into `output`; returns the contact sheet's path."""
+    pictures = sample_set(
+        adapter, prompts, count=count, steps=steps, guidance_scale=guidance_scale, seed=seed, batch=batch
+    )
+    return write_pictures(pictures, prompts, output)

@@ -111,7 +111,7 @@ def _load(name: str) -> tuple[Any, Any, Preprocess]:
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        preprocess = Preprocess.from_config(_preprocessor_config(name, local), where=where)
+        preprocess = Preprocess.from_config(preprocessor_config(name, local), where=where)
         model, loading = AutoModel.from_pretrained(
             name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **options
         )
@@ -135,7 +135,7 @@ def _load(name: str) -> tuple[Any, Any, Preprocess]:
     return model, tokenizer, preprocess
 
 
-def _preprocessor_config(name: str, local: bool) -> dict[str, Any]:
+def preprocessor_config(name: str, local: bool) -> dict[str, Any]:
     """The image processor's settings; a folder saved as a processor keeps them in processor_config.json."""
     from transformers.utils import cached_file
 
@@ -147,4 +147,4 @@ def _preprocessor_config(name: str, local: bool) -> dict[str, Any]:
     raise FileNotFoundError("no preprocessor_config.json")
 
 
-__all__ = ["CLIPScore", "EmojiCLIP"]
+__all__ = ["CLIPScore", "EmojiCLIP", "preprocessor_config"]
