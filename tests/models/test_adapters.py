@@ -204,3 +204,19 @@ def test_another_resolution(folders):
     adapter = load_adapter(str(folders["sd"]), resolution=32)
     assert adapter.latent_shape == (4, 16, 16) and predict(adapter).shape == (2, 4, 16, 16)
     assert adapter.decode(torch.zeros(1, 4, 16, 16)).shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("tune, ema", [("lora", None), ("lora", 0.5), ("full", None)])
+def test_an_iteration_of_a_run_is_that_of_its_checkpoint(trainer, tune, ema):
+    settings = {"model": {"tune": tune}, "optim": {"learning_rate": 1e-2, "ema_decay": ema}}
+    kept = {}
+    for iterations in (1, 2):
+        it = trainer(**settings, train={"iterations": iterations}, run={"checkpoint_every": 1}, resume=iterations == 2)
+        run(it)
+        with it.state.averaged():
+            kept[iterations] = predict(it.adapter)
+    for iterations, expected in kept.items():
+        assert torch.equal(predict(load_for_sampling(f"{it.folder}@{iterations}")), expected)
+    assert not torch.equal(kept[1], kept[2])
+    with pytest.raises(RunFolderError, match=r"no weights of iteration 7 -> kept: 1, 2"):
+        load_for_sampling(f"{it.folder}@7")

@@ -9,7 +9,7 @@ import typer
 
 
 def sample(
-    source: Annotated[str, typer.Argument(help="run folder, embedded model, pipeline folder or hub id")],
+    source: Annotated[str, typer.Argument(help="run folder, RUN@ITERATION, embedded model, pipeline folder or hub id")],
     prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="a prompt; may be repeated")] = None,
     prompts: Annotated[str | None, typer.Option(help="prompts file or embedded set")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="pictures per prompt")] = 4,

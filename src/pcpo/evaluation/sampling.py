@@ -13,6 +13,7 @@ from pcpo.data.files import write_text_atomic
 from pcpo.data.images import contact_sheet, save_png
 from pcpo.data.prompts import Prompt
 from pcpo.errors import RunFolderError
+from pcpo.evaluation.iterations import load_iteration, split_source
 from pcpo.models.base import Adapter
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import load_tuned
@@ -21,6 +22,7 @@ from pcpo.trainer.collect import Request, calls, sample_pictures
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config
 from pcpo.trainer.step import Policy
+from pcpo.types import Grid
 
 METADATA_FILE = "metadata.jsonl"
 
@@ -38,9 +40,17 @@ def load_base(config: Config) -> Adapter:
 
 
 def load_for_sampling(source: str) -> Adapter:
-    """The adapter of a run folder (its base model with what was tuned), or of any model that `load_adapter` takes."""
-    config = run_config(source)
-    return load_adapter(source) if config is None else load_run(Path(source), config)
+    """The adapter of a run (its base model with what was tuned), or of any model that `load_adapter` takes.
+
+    `RUN@ITERATION` is the run as it was at a checkpoint that it keeps.
+    """
+    folder, iteration = split_source(source)
+    config = run_config(folder)
+    if config is None:
+        return load_adapter(source)
+    adapter = load_base(config)
+    load_run_weights(adapter, Path(folder), config, iteration)
+    return adapter
 
 
 def load_run(run: Path, config: Config, weights: Path | None = None) -> Adapter:
@@ -49,11 +59,21 @@ def load_run(run: Path, config: Config, weights: Path | None = None) -> Adapter:
     Raises RunFolderError when there are none.
     """
     adapter = load_base(config)
-    if not load_tuned(adapter, weights or run, config.model.tune):
-        raise RunFolderError(
-            "holds no tuned weights yet", where=str(weights or run), fix="finish the run with --resume"
-        )
+    load_run_weights(adapter, weights or run, config)
     return adapter
+
+
+def load_run_weights(
+    adapter: Adapter, run: Path, config: Config, iteration: int | None = None, name: str = "default"
+) -> None:
+    """Put a run's tuned weights on its base model, the last ones or those of an iteration; a LoRA as `name`.
+
+    Raises RunFolderError when there are none.
+    """
+    if iteration is not None:
+        load_iteration(adapter, run, iteration, config.model, name)
+    elif not load_tuned(adapter, run, config.model.tune, name):
+        raise RunFolderError("holds no tuned weights yet", where=str(run), fix="finish the run with --resume")
 
 
 def sample_set(
@@ -66,12 +86,13 @@ def sample_set(
     seed: int,
     batch: int = 16,
     advance: Callable[[int], None] = lambda done: None,
+    make_policy: Callable[[Adapter, Grid, float], Policy] = Policy,
 ) -> Tensor:
     """`count` pictures per prompt, prompt-major: uint8 [P * count, 3, H, W].
 
     Sampling is deterministic (DDIM with eta 0, or the flow ODE); a picture depends on (seed, prompt, its number) only,
     so the pictures of two models with the same arguments pair up noise by noise. advance(n) is called after each
-    step of n pictures.
+    step of n pictures. make_policy(adapter, grid, guidance_scale) may give another prediction than the adapter's.
     """
     grid = adapter.grid(steps)
     sampler = make_sampler("ode")
@@ -79,7 +100,7 @@ def sample_set(
     numbers = [n % count for n in range(len(index))]
     request = Request(list(prompts), index, numbers, numbers, seed)
     cond = adapter.encode([p.text for p in prompts])
-    policy = Policy(adapter, grid, guidance_scale)
+    policy = make_policy(adapter, grid, guidance_scale)
     return sample_pictures(calls(policy, request, cond, batch, advance), sampler, sampler.stats(grid))
 
 

@@ -14,14 +14,20 @@ from pcpo.models.base import Adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
-def add_lora(adapter: Adapter, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None) -> None:
+def add_lora(
+    adapter: Adapter,
+    rank: int,
+    alpha: float | None = None,
+    targets: Sequence[str] | None = None,
+    name: str = "default",
+) -> None:
     """Put a fresh float32 LoRA (2106.09685) on the backbone: gaussian A, zero B, so it starts as the base model.
 
-    Raises ConfigError when a target matches no module, or when the backbone has a LoRA already.
+    Raises ConfigError when a target matches no module, or when the backbone has a LoRA of that name already.
     """
     from peft import LoraConfig
 
-    if getattr(adapter.unwrapped, "peft_config", None):
+    if name in getattr(adapter.unwrapped, "peft_config", {}):
         raise ConfigError("has a LoRA already", where=f"model {adapter.path}", fix="load it anew for another run")
     names = list(targets or adapter.lora_targets)
     modules = [name for name, _ in adapter.unwrapped.named_modules()]
@@ -32,7 +38,7 @@ def add_lora(adapter: Adapter, rank: int, alpha: float | None = None, targets: S
             where="model.lora.targets",
         )
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, init_lora_weights="gaussian", target_modules=names)
-    adapter.unwrapped.add_adapter(config)
+    adapter.unwrapped.add_adapter(config, name)
 
 
 def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -63,8 +69,8 @@ def save_tuned(adapter: Adapter, run_dir: Path, tune: str) -> Path:
     return target
 
 
-def load_tuned(adapter: Adapter, run_dir: Path, tune: str) -> bool:
-    """Put what `save_tuned` wrote back on a freshly loaded adapter; False when the run has saved nothing yet.
+def load_tuned(adapter: Adapter, run_dir: Path, tune: str, name: str = "default") -> bool:
+    """Put what `save_tuned` wrote back on an adapter, a LoRA as `name`; False when the run has saved nothing yet.
 
     Raises RunFolderError when it cannot be read.
     """
@@ -73,7 +79,9 @@ def load_tuned(adapter: Adapter, run_dir: Path, tune: str) -> bool:
         return False
     try:
         if tune == "lora":
-            adapter.unwrapped.load_lora_adapter(folder, prefix=adapter.backbone_name, weight_name=LORA_FILE)
+            adapter.unwrapped.load_lora_adapter(
+                folder, prefix=adapter.backbone_name, weight_name=LORA_FILE, adapter_name=name
+            )
         else:
             adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:

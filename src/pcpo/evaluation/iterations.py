@@ -1,0 +1,56 @@
+"""A run at an iteration: `RUN@ITERATION`, from the checkpoints that the run keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pcpo.errors import RunFolderError, one_line
+from pcpo.models.base import Adapter
+from pcpo.models.lora import add_lora, trainable
+from pcpo.trainer.checkpoint import list_checkpoints
+from pcpo.trainer.config import ModelSettings
+
+
+def split_source(source: str) -> tuple[str, int | None]:
+    """`RUN@ITERATION` as its run folder and iteration; any other source as it is, with None."""
+    folder, at, iteration = source.rpartition("@")
+    if at and iteration.isdecimal() and (Path(folder) / "config.yaml").is_file():
+        return folder, int(iteration)
+    return source, None
+
+
+def load_iteration(
+    adapter: Adapter, run_dir: Path, iteration: int, settings: ModelSettings, name: str = "default"
+) -> None:
+    """Put the weights of a run's checkpoint on its base model, the EMA where one is kept; a LoRA as `name`.
+
+    Raises RunFolderError when the run keeps no checkpoint of that iteration, or it does not fit.
+    """
+    kept = {int(path.name): path for path in list_checkpoints(run_dir / "checkpoints")}
+    if iteration not in kept:
+        raise RunFolderError(
+            f"keeps no weights of iteration {iteration}",
+            where=str(run_dir),
+            fix=f"kept: {', '.join(map(str, sorted(kept))) or 'none'}",
+        )
+    if settings.tune == "lora":
+        add_lora(adapter, settings.lora.rank, settings.lora.alpha, settings.lora.targets, name)
+    else:
+        adapter.unwrapped.requires_grad_(True)
+    try:
+        tensors = load_file(kept[iteration] / "state.safetensors")
+        prefix = "ema." if any(key.startswith("ema.") for key in tensors) else "weight."
+        with torch.no_grad():
+            for key, parameter in trainable(adapter.unwrapped):
+                parameter.copy_(tensors[prefix + key.replace(f".{name}.", ".default.")])
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise RunFolderError(
+            f"its weights cannot be loaded ({one_line(error)})",
+            where=str(kept[iteration]),
+            fix="name another iteration",
+        ) from error
+    adapter.unwrapped.requires_grad_(False)
