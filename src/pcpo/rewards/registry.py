@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardSpec:
-    """One line for lists, where the code is (``module:attribute``), and where the idea is from."""
+    """One line for lists, where the code is (``module:attribute``), where the idea is from, and the extra it needs."""
 
     summary: str
     target: str
     source: str
+    extra: str = ""
 
 
 REWARDS: dict[str, RewardSpec] = {
+    "aesthetic": RewardSpec(
+        "LAION aesthetic predictor v2, about 1 to 10; options: model (a CLIP), head, and those of clip_score",
+        "pcpo.rewards.aesthetic:Aesthetic",
+        "LAION, improved-aesthetic-predictor",
+    ),
     "clip_score": RewardSpec(
-        "text alignment: cosine by a CLIP-like model; options: model (folder or hub id), device, batch_size",
+        "text alignment: cosine by a CLIP-like model; options: model (folder or hub id), device, batch_size, dtype, "
+        "processor",
         "pcpo.rewards.clip:CLIPScore",
         "2104.08718",
     ),
@@ -40,15 +47,30 @@ REWARDS: dict[str, RewardSpec] = {
         "Hasler and Suesstrunk 2003",
     ),
     "emoji_clip": RewardSpec(
-        "text alignment: cosine by the small CLIP that ships with the package; options: device, batch_size",
+        "text alignment: cosine by the small CLIP that ships with the package; options: device, batch_size, dtype",
         "pcpo.rewards.clip:EmojiCLIP",
         "2104.08718",
+    ),
+    "hpsv2": RewardSpec(
+        "human preference by HPSv2.1, about .2 to .35; options: those of clip_score",
+        "pcpo.rewards.hpsv2:HPSv2",
+        "2306.09341",
     ),
     "jpeg_compressibility": RewardSpec(
         "minus the JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_compressibility", "2305.13301"
     ),
     "jpeg_incompressibility": RewardSpec(
         "JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_incompressibility", "2305.13301"
+    ),
+    "pickscore": RewardSpec(
+        "human preference by PickScore, about 17 to 24; options: those of clip_score",
+        "pcpo.rewards.pickscore:PickScore",
+        "2305.01569",
+    ),
+    "siglip_score": RewardSpec(
+        "text alignment by SigLIP: logit or probability; options: output, and those of clip_score",
+        "pcpo.rewards.siglip:SigLIPScore",
+        "2303.15343",
     ),
 }
 

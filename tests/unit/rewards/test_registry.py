@@ -88,7 +88,7 @@ def test_parts_are_built_and_reported_by_name(file):
 
 BAD_NAMES = {
     "colourfulness": "unknown name -> did you mean 'colorfulness'",
-    "zzz": "unknown name -> known: clip_score, colorfulness",
+    "zzz": "unknown name -> known: aesthetic, clip_score, colorfulness",
     "": "unknown name",
     ":": "not of the form module:function",
     "mine.py": "names a file only -> write mine.py:function",
