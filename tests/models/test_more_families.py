@@ -1,41 +1,92 @@
-"""Stable Diffusion XL and FLUX.1: what we sample is what their pipelines sample, and they train."""
+"""Every other family and variant: what we sample is what its pipeline samples, and it trains."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 import tiny
 from pcpo.errors import ModelError
 from pcpo.models.flux import FluxAdapter
-from pcpo.models.loading import load_adapter
-from pcpo.models.stable_diffusion_xl import StableDiffusionXLAdapter
+from pcpo.models.loading import load_adapter, wrap_pipeline
+from pcpo.models.sana import SanaAdapter
 from pcpo.samplers import make_sampler
 from pcpo.samplers.rollout import sample
 from training import reddish, run
 
-STEPS, SIDE = 5, 16
+STEPS = 5
 PROMPTS = ["red", "a blue boat"]
 
 
-def sdxl():
-    pipe = tiny.stable_diffusion_xl()
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
-    return StableDiffusionXLAdapter(pipe), {}
+@dataclass
+class Case:
+    """A tiny pipeline, the options of its adapter, and how the pipeline itself is called with a guidance scale."""
+
+    make: Callable[[], Any]
+    side: int = 16
+    length: int | None = None
+    call: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale}
+
+    def adapter(self):
+        return wrap_pipeline(self.make(), resolution=self.side, max_sequence_length=self.length)
 
 
-def flux(guidance_embeds):
-    return FluxAdapter(tiny.flux(guidance_embeds), resolution=SIDE, max_sequence_length=12), {"max_sequence_length": 12}
+def scheduled(make, scheduler, **changes):
+    """The pipeline of `make` with another scheduler."""
+    pipe = make()
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config, **changes)
+    return pipe
 
 
-CASES = {"sdxl": sdxl, "flux-dev": lambda: flux(True), "flux-schnell": lambda: flux(False)}
+def sana_with_its_usual_scheduler():
+    """A DPM-Solver with flow sigmas; of first order it makes Euler steps."""
+    settings = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0, "solver_order": 1}
+    return scheduled(tiny.sana, DPMSolverMultistepScheduler, **settings)
 
 
+def true_cfg(scale):
+    return {"true_cfg_scale": scale, "negative_prompt": " " if scale > 1 else None}
+
+
+def unbinned(scale):
+    return {"guidance_scale": scale, "use_resolution_binning": False}
+
+
+CASES = {
+    "sdxl": Case(lambda: scheduled(tiny.stable_diffusion_xl, DDIMScheduler, clip_sample=False)),
+    "sdxl-v": Case(
+        lambda: scheduled(tiny.stable_diffusion_xl, DDIMScheduler, clip_sample=False, prediction_type="v_prediction")
+    ),
+    "sd3-t5": Case(lambda: tiny.stable_diffusion_3(t5=True), length=16),
+    "sd3-dynamic": Case(
+        lambda: scheduled(tiny.stable_diffusion_3, FlowMatchEulerDiscreteScheduler, use_dynamic_shifting=True),
+        length=1,
+    ),
+    "flux-dev": Case(tiny.flux, length=12),
+    "flux-schnell": Case(lambda: tiny.flux(guidance_embeds=False), length=12),
+    "sana": Case(tiny.sana, 32, 24, unbinned),
+    "sana-dpm": Case(sana_with_its_usual_scheduler, 32, 24, unbinned),
+    "qwen": Case(tiny.qwen_image, call=true_cfg),
+}
+TRAINED = ("sdxl", "flux-dev", "sana", "qwen")
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # DPMSolverMultistepScheduler's
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 @pytest.mark.parametrize("family", CASES)
 def test_without_noise_a_rollout_is_the_pipelines_own_sampling(family, scale):
-    adapter, length = CASES[family]()
+    case = CASES[family]
+    adapter = case.adapter()
     x_T = torch.randn(2, *adapter.latent_shape, generator=torch.Generator().manual_seed(3))
     grid, ode, cond = adapter.grid(STEPS), make_sampler("ode"), adapter.encode(PROMPTS)
     latents = sample(
@@ -43,7 +94,9 @@ def test_without_noise_a_rollout_is_the_pipelines_own_sampling(family, scale):
         ode, ode.stats(grid), x_T,
     )  # fmt: skip
     adapter.pipe.set_progress_bar_config(disable=True)
-    settings = {"num_inference_steps": STEPS, "guidance_scale": scale, "height": SIDE, "width": SIDE, **length}
+    settings = {"num_inference_steps": STEPS, "height": case.side, "width": case.side, **case.call(scale)}
+    if case.length is not None:
+        settings["max_sequence_length"] = case.length
     own = adapter.pipe(PROMPTS, latents=x_T, output_type="latent", **settings).images
     assert own.std() > 0.1
     torch.testing.assert_close(latents, own, rtol=0, atol=1e-4)
@@ -54,7 +107,7 @@ def test_without_noise_a_rollout_is_the_pipelines_own_sampling(family, scale):
 def test_flux_guidance_is_an_input_where_the_model_has_one():
     x, t, index = torch.randn(2, 16, 16), torch.tensor([500.0, 20.0]), torch.tensor([0, 1])
     for guidance_embeds in (True, False):
-        adapter, _ = flux(guidance_embeds)
+        adapter = CASES["flux-dev" if guidance_embeds else "flux-schnell"].adapter()
         with torch.no_grad():
             low, high = (adapter.predict(x, t, adapter.encode(PROMPTS), index, scale) for scale in (1.0, 4.0))
         assert torch.equal(low, high) is not guidance_embeds
@@ -63,17 +116,34 @@ def test_flux_guidance_is_an_input_where_the_model_has_one():
 def test_flux_wants_whole_patches():
     with pytest.raises(ModelError, match="multiple of 4"):
         FluxAdapter(tiny.flux(), resolution=18)
+    with pytest.raises(ModelError, match="multiple of 32"):
+        SanaAdapter(tiny.sana(), resolution=16)
 
 
-@pytest.mark.parametrize("family", ["sdxl", "flux"])
+def test_prompts_of_different_lengths_are_padded_with_a_mask():
+    adapter = CASES["qwen"].adapter()
+    cond = adapter.encode(PROMPTS)
+    lengths = cond.prompt["mask"].sum(1)
+    assert lengths[0] == lengths[1] - len(PROMPTS[1]) + len(PROMPTS[0]) and cond.prompt["mask"].all(1).tolist() == [
+        False,
+        True,
+    ]
+    x, t = torch.randn(2, *adapter.latent_shape), torch.tensor([500.0, 20.0])
+    with torch.no_grad():
+        together = adapter.predict(x, t, cond, torch.tensor([0, 1]), 3.0)
+        alone = adapter.predict(x[:1], t[:1], adapter.encode(PROMPTS[:1]), torch.tensor([0]), 3.0)
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", TRAINED)
 def test_a_run_trains_and_its_lora_loads_in_diffusers(family, tmp_path):
     from pcpo.trainer.loop import PCPOTrainer
 
-    folder = tmp_path / "model"
-    (tiny.stable_diffusion_xl() if family == "sdxl" else tiny.flux()).save_pretrained(folder)
-    flow = family == "flux"
+    case, folder = CASES[family], tmp_path / "model"
+    case.make().save_pretrained(folder)
+    flow = family != "sdxl"
     settings = {
-        "model": {"path": str(folder), "resolution": SIDE, **({"max_sequence_length": 12} if flow else {})},
+        "model": {"path": str(folder), "resolution": case.side, "max_sequence_length": case.length},
         "prompts": PROMPTS,
         "sampler": {"name": "flow_sde" if flow else "ddim", "steps": 3, "guidance_scale": 3.0},
         "credit": {"schedule": "proportional" if flow else "uniform"},
@@ -86,7 +156,7 @@ def test_a_run_trains_and_its_lora_loads_in_diffusers(family, tmp_path):
     trainer = PCPOTrainer(config=settings, reward=reddish, quiet=True)
     log = run(trainer)
     assert log.iterations[0].ratio_error == 0 and log.iterations[0].grad_norm > 0
-    fresh = load_adapter(str(folder), resolution=SIDE, max_sequence_length=12 if flow else None)
+    fresh = load_adapter(str(folder), resolution=case.side, max_sequence_length=case.length)
     x, t, index = torch.randn(2, *fresh.latent_shape), torch.tensor([500.0, 20.0]), torch.tensor([0, 1])
     with torch.no_grad():
         base = fresh.predict(x, t, fresh.encode(PROMPTS), index, 3.0)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from pcpo.errors import ModelError
+from pcpo.errors import ConfigError, ModelError
 from pcpo.types import Grid
 
 
@@ -36,6 +36,19 @@ class Conditioning:
         return out
 
 
+def pad_tokens(rows: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The same conditioning [1, tokens, ...] with zeros after the last token, up to the longest; pooled rows stay."""
+    out = [dict(row) for row in rows]
+    for name in rows[0]:
+        longest = max(row[name].shape[1] for row in rows)
+        for row in out:
+            value = row[name]
+            if value.shape[1] < longest:
+                missing = value.new_zeros(1, longest - value.shape[1], *value.shape[2:])
+                row[name] = torch.cat([value, missing], dim=1)
+    return out
+
+
 class Adapter(ABC):
     """Base of the model families.
 
@@ -46,7 +59,7 @@ class Adapter(ABC):
     pipeline_class: ClassVar[str]
     kind: ClassVar[str]
     backbone_name: ClassVar[str]
-    patch: ClassVar[int] = 1
+    takes_text_length: ClassVar[bool] = False
     lora_targets: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v", "to_out.0")
 
     def __init__(
@@ -56,8 +69,14 @@ class Adapter(ABC):
         resolution: int | None = None,
         max_sequence_length: int | None = None,
     ) -> None:
+        if max_sequence_length is not None and not self.takes_text_length:
+            raise ConfigError(
+                "prompts have a fixed length in this family, it has no T5",
+                where="model.max_sequence_length",
+                fix="drop it",
+            )
         self.pipe = pipe
-        self.max_sequence_length = max_sequence_length
+        self.text_length = {"max_sequence_length": max_sequence_length} if max_sequence_length is not None else {}
         self.path = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.device = torch.device(device)
         self.backbone: nn.Module = getattr(pipe, self.backbone_name)
@@ -65,14 +84,11 @@ class Adapter(ABC):
             if isinstance(part, nn.Module):
                 part.requires_grad_(False).eval().to(self.device)
         self.resolution = resolution or self.native_resolution()
-        if self.resolution % self.side_multiple:
-            raise ModelError(
-                f"resolution {self.resolution} is not a multiple of {self.side_multiple}", where="model.resolution"
-            )
         self.autocast: torch.dtype | None = None
         self._cache: dict[str, dict[str, Tensor]] = {}
         self._empty: dict[str, Tensor] = {}
         self._frozen_copy: nn.Module | None = None
+        self.set_up()
 
     # what a family defines
 
@@ -94,6 +110,13 @@ class Adapter(ABC):
 
     # what they share, and a family may replace
 
+    def set_up(self) -> None:
+        """Check the parts and make what the family needs besides them. Raises ModelError."""
+        if self.resolution % self.side_multiple:
+            raise ModelError(
+                f"resolution {self.resolution} is not a multiple of {self.side_multiple}", where="model.resolution"
+            )
+
     def encode_empty(self) -> dict[str, Tensor]:
         """Conditioning tensors [1, ...] of the unconditional half of classifier-free guidance."""
         return self.encode_one("")
@@ -101,6 +124,11 @@ class Adapter(ABC):
     def unpack(self, latents: Tensor) -> Tensor:
         """Latents [B, ...] as the VAE takes them, [B, C, h, w]."""
         return latents
+
+    @property
+    def patch(self) -> int:
+        """Latent pixels along one side of a token."""
+        return 1
 
     @property
     def side_multiple(self) -> int:
@@ -123,14 +151,17 @@ class Adapter(ABC):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Conditioning of P prompts; each prompt is encoded once, alone, and remembered."""
+        """Conditioning of P prompts, float32; each prompt is encoded once, alone, and remembered.
+
+        Where prompts have their own numbers of tokens, all are padded with zeros to the longest, masks too.
+        """
         if not self._empty:
             self._empty = {name: value.float() for name, value in self.encode_empty().items()}
         for prompt in prompts:
             if prompt not in self._cache:
                 self._cache[prompt] = {name: value.float() for name, value in self.encode_one(prompt).items()}
-        rows = [self._cache[prompt] for prompt in prompts]
-        return Conditioning({name: torch.cat([row[name] for row in rows]) for name in self._empty}, self._empty)
+        empty, *rows = pad_tokens([self._empty, *(self._cache[prompt] for prompt in prompts)])
+        return Conditioning({name: torch.cat([row[name] for row in rows]) for name in empty}, empty)
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Conditioning, index: Tensor, guidance_scale: float) -> Tensor:
         """Guided prediction [N, ...] float32.
@@ -146,7 +177,11 @@ class Adapter(ABC):
         if not guided:
             return out
         empty, prompt = out.chunk(2)
-        return empty + guidance_scale * (prompt - empty)
+        return self.guide(prompt, empty, guidance_scale)
+
+    def guide(self, prompt: Tensor, empty: Tensor, scale: float) -> Tensor:
+        """Guided prediction [N, ...] from the two halves."""
+        return empty + scale * (prompt - empty)
 
     def call(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """One backbone call under the configured autocast; float32 out."""
@@ -156,11 +191,15 @@ class Adapter(ABC):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] uint8 on the CPU from final latents [B, ...], by the pipeline's VAE."""
+        images = self.to_pictures(latents).float()
+        return (images / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+
+    def to_pictures(self, latents: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] in [-1, 1] from final latents [B, ...]: latents / scaling_factor + shift_factor."""
         vae = self.pipe.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        latents = self.unpack(latents)
-        images = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
-        return (images.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+        latents = self.unpack(latents) / vae.config.scaling_factor + shift
+        return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
 
     def replace_backbone(self, backbone: nn.Module) -> None:
         """Use other backbone weights, frozen."""

@@ -19,6 +19,8 @@ FAMILIES = {
     "StableDiffusionXLPipeline": "pcpo.models.stable_diffusion_xl:StableDiffusionXLAdapter",
     "StableDiffusion3Pipeline": "pcpo.models.stable_diffusion3:StableDiffusion3Adapter",
     "FluxPipeline": "pcpo.models.flux:FluxAdapter",
+    "SanaPipeline": "pcpo.models.sana:SanaAdapter",
+    "QwenImagePipeline": "pcpo.models.qwen_image:QwenImageAdapter",
 }
 
 

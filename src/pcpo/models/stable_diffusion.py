@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from pcpo.errors import ConfigError, ModelError
@@ -20,19 +17,19 @@ class StableDiffusionAdapter(Adapter):
     kind = "diffusion"
     backbone_name = "unet"
 
-    def __init__(
-        self,
-        pipe: Any,
-        device: torch.device | str = "cpu",
-        resolution: int | None = None,
-        max_sequence_length: int | None = None,
-    ) -> None:
+    def set_up(self) -> None:
+        """Make a DDIM schedule from the pipeline's. Raises ModelError where that has none, or another prediction."""
         from diffusers import DDIMScheduler
 
-        super().__init__(pipe, device, resolution)
-        if max_sequence_length is not None:
-            raise ConfigError("this family has no T5; drop it", where="model.max_sequence_length")
-        self.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
+        super().set_up()
+        own = self.pipe.scheduler
+        if not hasattr(own, "alphas_cumprod"):
+            raise ModelError(
+                f"{type(own).__name__} has no noise schedule of diffusion (alphas_cumprod)",
+                where="model scheduler",
+                fix="save the pipeline with a DDIMScheduler",
+            )
+        self.scheduler = DDIMScheduler.from_config(own.config, clip_sample=False)
         self.prediction_type = self.scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ModelError(

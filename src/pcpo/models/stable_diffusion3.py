@@ -8,35 +8,25 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from pcpo.models.base import Adapter
-from pcpo.samplers.grids import flow_grid, flow_grid_from_scheduler
-from pcpo.types import Grid
+from pcpo.models.flow import JOINT_ATTENTION, FlowAdapter
 
 
-class StableDiffusion3Adapter(Adapter):
-    """`StableDiffusion3Pipeline`; x_t = (1 - t) x0 + t eps, the backbone predicts v = eps - x0."""
+class StableDiffusion3Adapter(FlowAdapter):
+    """`StableDiffusion3Pipeline`, with or without its T5."""
 
     pipeline_class = "StableDiffusion3Pipeline"
-    kind = "flow"
-    backbone_name = "transformer"
-    lora_targets = (
-        *Adapter.lora_targets,
-        "add_q_proj",
-        "add_k_proj",
-        "add_v_proj",
-        "to_add_out",
-    )
+    lora_targets = JOINT_ATTENTION
 
-    def native_resolution(self) -> int:
-        """Picture side in pixels that the model was made for."""
-        return int(self.pipe.default_sample_size * self.pipe.vae_scale_factor)
+    @property
+    def patch(self) -> int:
+        """Latent pixels along one side of a token."""
+        return int(self.unwrapped.config.patch_size)
 
     def encode_one(self, prompt: str) -> dict[str, Tensor]:
         """prompt_embeds [1, tokens, width], pooled [1, width]."""
-        length = {"max_sequence_length": self.max_sequence_length} if self.max_sequence_length else {}
         with self._without_t5_advice():
             embeds, _, pooled, _ = self.pipe.encode_prompt(
-                prompt, None, None, device=self.device, do_classifier_free_guidance=False, **length
+                prompt, None, None, device=self.device, do_classifier_free_guidance=False, **self.text_length
             )
         return {"prompt_embeds": embeds, "pooled": pooled}
 
@@ -62,10 +52,3 @@ class StableDiffusion3Adapter(Adapter):
             pooled_projections=cond["pooled"],
             return_dict=False,
         )[0]
-
-    def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
-        """The scheduler's sigmas, or the ideal shifted grid."""
-        scheduler = self.pipe.scheduler
-        if kind == "ideal":
-            return flow_grid(num_steps, shift=shift if shift is not None else float(scheduler.config.shift))
-        return flow_grid_from_scheduler(scheduler, num_steps)
