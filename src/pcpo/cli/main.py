@@ -7,7 +7,7 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import listing, report, rewards, sample, train, validate
+from pcpo.cli import listing, report, rewards, sample, study, train, validate
 from pcpo.errors import PCPOError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("report")(report.report)
 app.command("presets")(listing.presets)
 app.command("models")(listing.models)
 app.add_typer(rewards.app, name="rewards")
+app.add_typer(study.app, name="study")
 
 
 def _version(value: bool) -> None:

@@ -86,13 +86,20 @@ def read_source(source: str | Path) -> dict[str, Any]:
             where=str(source),
             fix="pcpo presets lists them",
         )
+    return _with_base(read_yaml(path), str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises ConfigError: not there, too large, not UTF-8, or not a mapping."""
+    if not path.is_file():
+        raise ConfigError("no such file", where=str(path))
     if path.stat().st_size > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES} bytes", where=str(path))
     try:
         text = path.read_text("utf-8")
     except UnicodeDecodeError:
         raise ConfigError("not UTF-8 text", where=str(path)) from None
-    return _with_base(parse_yaml(text, str(path)), str(path))
+    return parse_yaml(text, str(path))
 
 
 def _with_base(data: dict[str, Any], where: str) -> dict[str, Any]:
@@ -132,7 +139,7 @@ def validate(data: dict[str, Any], where: str = "config") -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error), where=where) from None
+        raise ConfigError(explain(error), where=where) from None
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -164,12 +171,13 @@ def _describe(section: BaseModel, depth: int, lines: list[str]) -> None:
         lines.append(f"{indent}{name}: {text}" + (f"  # {field.description}" if field.description else ""))
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
+    """The first problem of a refused `model` in one line; a misspelt key gets the nearest one."""
     # a misspelt key comes first: it may be why another one is missing
     first, *rest = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     loc = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        text = f"unknown key {loc}{_nearest(str(first['loc'][-1]), _fields_at(first['loc'][:-1]))}"
+        text = f"unknown key {loc}{_nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
     elif loc:
         text = f"{loc}: {first['msg'].removeprefix('Value error, ')}, got {str(first['input'])[:80]!r}"
     else:
@@ -177,13 +185,12 @@ def _explain(error: ValidationError) -> str:
     return f"{text} (and {len(rest)} more)" if rest else text
 
 
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    """Field names of the section at a location in the config."""
-    model: type[BaseModel] = Config
+def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Field names of the section at a location below `model`."""
     for part in loc:
-        if isinstance(part, int):
+        if part not in model.model_fields:  # an index in a list, or a name in a mapping of sections
             continue
-        annotation: Any = model.model_fields[part].annotation
+        annotation: Any = model.model_fields[str(part)].annotation
         candidates = [annotation, *getattr(annotation, "__args__", ())]
         found = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
         if not found:

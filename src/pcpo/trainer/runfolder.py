@@ -68,7 +68,7 @@ def check_output(config: Config, resume: bool) -> Path:
 
 def differences(old: Config, new: Config) -> list[str]:
     """`key: old -> new` of the settings that change what a run computes."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
     return [
         f"{key} {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
@@ -99,10 +99,11 @@ def _is_occupied(folder: Path) -> bool:
         ) from error
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
+def flat(value: object, prefix: str = "") -> dict[str, object]:
+    """A nested mapping as dotted key -> value."""
     if not isinstance(value, dict):
         return {prefix: value}
     out: dict[str, object] = {}
     for key, inner in value.items():
-        out.update(_flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+        out.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
     return out

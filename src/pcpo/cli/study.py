@@ -1,0 +1,50 @@
+"""`pcpo study`: run a study's cells, look how far it is, and report what is there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Compare methods over models, rewards and seeds.", no_args_is_help=True)
+
+
+@app.callback()
+def study() -> None:
+    """Compare methods over models, rewards and seeds: every cell is an ordinary run."""
+
+
+@app.command("run")
+def run(
+    file: Annotated[Path, typer.Argument(help="study file (YAML)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="the study's folder; runners may share it")],
+    shard_name: Annotated[
+        str, typer.Option("--shard-name", help="label of this runner in claims and status", show_default="process id")
+    ] = "",
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells that failed once more")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="failures only")] = False,
+) -> None:
+    """Run what is left of a study: finished cells are skipped, half-done ones resumed, those of other runners left.
+
+    Start it several times with the same output, on one machine or on several that share the folder, to run cells side
+    by side. Exit code 1 when a cell failed.
+    """
+    from pcpo.errors import PCPOError
+    from pcpo.study.runner import run_study
+
+    outcome = run_study(file, output, shard=shard_name, retry_failed=retry_failed, quiet=quiet)
+    if outcome.failed:
+        raise PCPOError(
+            f"{len(outcome.failed)} cells failed, the first is {outcome.failed[0]}",
+            where=str(output / "failures"),
+            fix="pcpo study run --retry-failed runs them again",
+        )
+
+
+@app.command("status")
+def status(output: Annotated[Path, typer.Argument(help="the study's folder")]) -> None:
+    """How far a study is: cells by state, who runs what, and what failed."""
+    from pcpo.study.status import describe
+
+    typer.echo(describe(output))

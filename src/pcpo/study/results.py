@@ -1,0 +1,138 @@
+"""What a cell has measured, as JSON in its folder, and one tidy table of all cells.
+
+`results.json` is written when a cell is finished. Cells that are not are read from their logs, so the table and the
+report show what is there at any time.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pcpo.data.files import write_json_atomic, write_text_atomic
+from pcpo.errors import RunFolderError
+from pcpo.observe.events import read_events
+from pcpo.observe.records import Iteration, RunLog
+from pcpo.study.plan import Cell
+
+FORMAT = 1
+RESULTS = "results.json"
+# Parts of an iteration's time that serve the diagnostics, not the training.
+NOT_TRAINING = {"total", "probe"}
+# Texts and single pictures of an evaluation stay in the run's own log.
+NOT_CURVE = {"prompts", "values", "sheet", "pictures"}
+
+
+def cell_results(cell: Cell) -> dict[str, Any] | None:
+    """Everything that a cell has measured so far; None before its first evaluation.
+
+    `seconds` and `samples` count the training up to an evaluation: rollouts, rewards and updates, not the evaluations.
+    """
+    path = cell.folder / "events.jsonl"
+    if not path.is_file():
+        return None
+    log = read_events(path)
+    if not log.evaluations:
+        return None
+    seconds, samples = _totals(log)
+    evaluations = []
+    for event in log.evaluations:
+        reached = {"samples": samples.get(event.iteration, 0), "seconds": seconds.get(event.iteration, 0.0)}
+        evaluations.append({**event.model_dump(exclude=NOT_CURVE), **reached})
+    last = log.iterations[-1].iteration if log.iterations else 0
+    return {
+        "format": FORMAT,
+        "cell": cell.name,
+        "model": cell.model,
+        "reward": cell.reward,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "complete": last >= cell.config.train.iterations and log.evaluations[-1].iteration == last,
+        "iterations_done": last,
+        "samples": samples.get(last, 0),
+        "seconds": seconds.get(last, 0.0),
+        "difference": {key: list(pair) for key, pair in cell.difference.items()},
+        "evaluations": evaluations,
+        "iterations": [event.model_dump() for event in log.iterations],
+        "gradient_share": [event.model_dump() for event in log.gradient_share],
+        "credit": log.credit.model_dump() if log.credit else None,
+        "environment": log.run_start.environment if log.run_start else {},
+        "config": cell.config.model_dump(mode="json"),
+    }
+
+
+def _totals(log: RunLog) -> tuple[dict[int, float], dict[int, int]]:
+    """Training seconds and samples up to each iteration."""
+    seconds: dict[int, float] = {}
+    total = 0.0
+    for event in log.iterations:
+        total += training_seconds(event)
+        seconds[event.iteration] = total
+    return seconds, {event.iteration: event.samples or 0 for event in log.iterations}
+
+
+def training_seconds(event: Iteration) -> float:
+    """Time of one iteration's rollouts, rewards and updates."""
+    return sum(value for name, value in event.seconds.items() if name not in NOT_TRAINING and value is not None)
+
+
+def write_results(cell: Cell) -> dict[str, Any]:
+    """Write a finished cell's `results.json` and return it."""
+    results = cell_results(cell)
+    if results is None or not results["complete"]:
+        raise RunFolderError("has not finished", where=str(cell.folder), fix="run the study again")
+    write_json_atomic(cell.folder / RESULTS, results)
+    return results
+
+
+def read_results(cell: Cell) -> dict[str, Any] | None:
+    """A cell's `results.json`; None without one, or when the study now asks for more iterations than it has.
+
+    Raises RunFolderError when it is damaged.
+    """
+    path = cell.folder / RESULTS
+    if not path.is_file():
+        return None
+    try:
+        results: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        enough = results["iterations_done"] >= cell.config.train.iterations
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFolderError(
+            "cannot be read", where=str(path), fix="delete this file: it is made again from the run's log"
+        ) from error
+    return results if enough else None
+
+
+def collect(cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """Results of every cell that has any, finished or not, in the cells' order."""
+    found = (read_results(cell) or cell_results(cell) for cell in cells)
+    return [results for results in found if results is not None]
+
+
+def write_table(results: Sequence[dict[str, Any]], path: Path) -> Path:
+    """Write one row per cell and evaluation as CSV; a column for every figure that any evaluation has."""
+    rows = []
+    for cell in results:
+        head = {key: cell[key] for key in ("model", "reward", "arm", "seed", "complete")}
+        rows += [{**head, **_columns(evaluation)} for evaluation in cell["evaluations"]]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomic(path, text.getvalue())
+    return path
+
+
+def _columns(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested figures as dotted columns; lists stay in the JSON."""
+    if isinstance(value, dict):
+        out: dict[str, Any] = {}
+        for key, inner in value.items():
+            out |= _columns(inner, f"{name}.{key}" if name else key)
+        return out
+    return {} if isinstance(value, list) else {name: value}
