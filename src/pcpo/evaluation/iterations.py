@@ -1,4 +1,4 @@
-"""A run at an iteration: `RUN@ITERATION`, from the checkpoints that the run keeps."""
+"""A run at an iteration: `RUN@ITERATION`, from the checkpoints and evaluations that the run keeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pcpo.errors import RunFolderError, one_line
 from pcpo.models.base import Adapter
-from pcpo.models.lora import add_lora, trainable
+from pcpo.models.lora import add_lora, load_tuned, trainable
 from pcpo.trainer.checkpoint import list_checkpoints
 from pcpo.trainer.config import ModelSettings
 
@@ -30,6 +30,9 @@ def load_iteration(
 
     Raises RunFolderError when the run keeps no checkpoint of that iteration, or it does not fit.
     """
+    saved = run_dir / "evaluations" / f"{iteration:06d}"  # with evaluation.save; always the weights that were judged
+    if load_tuned(adapter, saved, settings.tune, name):
+        return
     kept = {int(path.name): path for path in list_checkpoints(run_dir / "checkpoints")}
     if iteration not in kept:
         raise RunFolderError(

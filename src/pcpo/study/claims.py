@@ -37,12 +37,16 @@ def machine() -> str:
     return "/".join(parts)
 
 
+class ClaimLost(Exception):
+    """Another runner has taken over the cell that this one was running."""
+
+
 @dataclass
 class Claim:
     """A cell that this process owns. Used as a context manager it keeps a heartbeat, and is released at the end.
 
-    When another runner took the cell over (this process was held up for longer than `STALE_AFTER`), `lost` is set and
-    the main thread gets a KeyboardInterrupt, so that two never go on with one cell.
+    Another runner takes the cell over when this process was held up for longer than `STALE_AFTER`. `check`, called
+    between the steps of the work, ends it then, so that two never go on with one cell.
     """
 
     path: Path
@@ -61,6 +65,11 @@ class Claim:
         else:
             self.record["heartbeat"] = time.time()
             write_json_atomic(self.path, self.record)
+
+    def check(self) -> None:
+        """Raise ClaimLost when another runner has taken the cell over."""
+        if self.lost:
+            raise ClaimLost(self.cell)
 
     def __enter__(self) -> Claim:
         self._thread = threading.Thread(target=self._keep, name=f"claim {self.cell}", daemon=True)
@@ -83,9 +92,6 @@ class Claim:
             except RunFolderError:
                 continue  # a shared file system may be away for a moment; the next beat tells
             if self.lost:
-                import _thread
-
-                _thread.interrupt_main()
                 return
 
 

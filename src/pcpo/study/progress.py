@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -13,8 +12,9 @@ from rich import progress as bars
 from rich.console import Console as Terminal
 from rich.text import Text
 
-from pcpo.observe.console import duration
+from pcpo.observe.console import Console, duration
 from pcpo.observe.numbers import number, percent, relative_change
+from pcpo.study.claims import Claim
 from pcpo.study.plan import Cell, Study
 from pcpo.study.results import read_results
 
@@ -61,26 +61,10 @@ class Progress:
             self._say(f"       {cell.model}  {cell.arm}: {changes or same}")
         self._bar.update(self._task, completed=self._iterations())
 
-    @contextmanager
-    def cell(self, cell: Cell) -> Iterator[None]:
-        """Inside, the bar follows the cell's log."""
-        self._bar.update(self._task, description=cell.name)
-        stop, before = threading.Event(), self._iterations()
-
-        def follow() -> None:
-            while not stop.wait(2.0):
-                self._bar.update(self._task, completed=before + iterations_logged(cell))
-
-        thread = threading.Thread(target=follow, name="progress", daemon=True)
-        if not self._bar.disable:
-            thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            if thread.is_alive():
-                thread.join()
-            self._bar.update(self._task, completed=self._iterations())
+    def follow(self, cell: Cell, claim: Claim) -> Console:
+        """The console of a cell's run: moves the bar, and ends the run when the claim is lost."""
+        self._bar.update(self._task, description=cell.name, completed=self._iterations())
+        return _CellConsole(claim, lambda: self._bar.advance(self._task))
 
     def finished(self, cell: Cell, results: dict[str, Any]) -> None:
         """Print a finished cell's line."""
@@ -116,6 +100,30 @@ class Progress:
     def _say(self, line: str, style: str = "") -> None:
         if not self.quiet:
             self._terminal.print(Text(line, style=style), soft_wrap=True)
+
+
+class _CellConsole(Console):
+    """A quiet console that counts iterations and looks at the claim between steps."""
+
+    def __init__(self, claim: Claim, advance: Callable[[], None]) -> None:
+        super().__init__(quiet=True)
+        self._claim, self._advance = claim, advance
+
+    @contextmanager
+    def task(self, name: str, total: int) -> Iterator[Callable[..., None]]:
+        """As the console's, with a look at the claim at every step."""
+        with super().task(name, total) as advance:
+
+            def checked(done: int = 1) -> None:
+                self._claim.check()
+                advance(done)
+
+            yield checked
+
+    def iteration(self, event: Mapping[str, Any]) -> None:
+        """Count one iteration."""
+        super().iteration(event)
+        self._advance()
 
 
 def iterations_logged(cell: Cell) -> int:

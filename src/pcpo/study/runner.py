@@ -16,6 +16,7 @@ from typing import Any
 
 from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.errors import PCPOError, RunFolderError
+from pcpo.observe.console import Console
 from pcpo.study import claims
 from pcpo.study.plan import Cell, Study, load_study, make_cells, refusals
 from pcpo.study.progress import Progress
@@ -67,7 +68,7 @@ def run_study(
             tried.add(cell.name)
             _run_claimed(cell, claim, output, outcome, progress)
             write_table(collect(cells), output / "results.csv")
-        outcome.elsewhere = [c.name for c in cells if c.name not in tried and state(c, output) == "running"]
+        outcome.elsewhere = [cell.name for cell in cells if state(cell, output) == "running"]
         progress.end(outcome.finished, outcome.failed, outcome.elsewhere)
     return outcome
 
@@ -150,32 +151,29 @@ def _started(cell: Cell) -> bool:
 
 
 def _run_claimed(cell: Cell, claim: claims.Claim, output: Path, outcome: Outcome, progress: Progress) -> None:
-    """Run one cell under its claim; record a failure; pass on an interrupt that was the user's."""
+    """Run one cell under its claim; record a failure; leave it when another runner took it over."""
     began = time.time()
     failure_path(cell, output).unlink(missing_ok=True)
-    try:
-        with claim, progress.cell(cell):
-            try:
-                results = _train(cell)
-            except Exception as error:  # whatever a cell raises is recorded; the other cells go on
-                _record_failure(cell, error, output, began)
-                outcome.failed.append(cell.name)
-                progress.failed(cell, error)
-            else:
-                outcome.finished.append(cell.name)
-                progress.finished(cell, results)
-    except KeyboardInterrupt:
-        if not claim.lost:
-            raise
-        progress.lost(cell)
+    with claim:
+        try:
+            results = _train(cell, progress.follow(cell, claim))
+        except claims.ClaimLost:
+            progress.lost(cell)
+        except Exception as error:  # whatever a cell raises is recorded; the other cells go on
+            _record_failure(cell, error, output, began)
+            outcome.failed.append(cell.name)
+            progress.failed(cell, error)
+        else:
+            outcome.finished.append(cell.name)
+            progress.finished(cell, results)
 
 
-def _train(cell: Cell) -> dict[str, Any]:
+def _train(cell: Cell, console: Console) -> dict[str, Any]:
     """The run that `pcpo train` would make with these settings, resumed where it was begun."""
     from pcpo.observe.report import write_report
     from pcpo.trainer.loop import PCPOTrainer
 
-    PCPOTrainer(config=cell.config, resume=_started(cell), quiet=True).train()
+    PCPOTrainer(config=cell.config, resume=_started(cell), console=console).train()
     write_report(cell.folder)
     return write_results(cell)
 

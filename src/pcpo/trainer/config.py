@@ -160,6 +160,7 @@ class EvaluationSettings(Section):
     steps: int | None = Field(None, ge=1, description="sampling steps; null: as in training")
     guidance_scale: float | None = Field(None, ge=0, description="null: as in training")
     deterministic: bool = Field(True, description="sample with std 0, as the pipeline does; false: as in training")
+    save: bool = Field(False, description="keep the tuned weights of every evaluation, in evaluations/NNNNNN/")
     credit_probe: int = Field(8, ge=0, description="pictures whose per-step gradient is measured; 0: none")
 
 

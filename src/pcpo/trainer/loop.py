@@ -55,6 +55,7 @@ class PCPOTrainer:
     prompts  a list of texts, a prompts file or an embedded set; None: what the configuration says
     resume   continue the run in the output folder from its newest checkpoint
     quiet    print warnings only
+    console  shows the run instead of the terminal's own; None: one made with `quiet`
 
     Everything that can be refused without the weights is refused before they are loaded. Raises PCPOError.
     """
@@ -68,6 +69,7 @@ class PCPOTrainer:
         *,
         resume: bool = False,
         quiet: bool = False,
+        console: Console | None = None,
     ) -> None:
         if model is not None and not isinstance(model, str | Adapter):
             model = wrap_pipeline(model)
@@ -97,7 +99,7 @@ class PCPOTrainer:
         self._choose_parameters()
         self.advantages = Advantages(config.advantage)
         self.evaluator = Evaluator(config, self.adapter, self.algorithm, held_out, self.reward)
-        self.console = Console(quiet, config.train.iterations)
+        self.console = console or Console(quiet, config.train.iterations)
         self.state = TrainState(trainable(self.adapter.backbone), config.optim, self.advantages)
         self.learner = Learner(
             config,
@@ -195,6 +197,9 @@ class PCPOTrainer:
     def _evaluate(self, events: EventWriter) -> None:
         with self.state.averaged():
             event = self.evaluator.run(self.state.iteration, self.folder, self.console)
+            if self.config.evaluation.save:
+                folder = self.folder / "evaluations" / f"{self.state.iteration:06d}"
+                save_tuned(self.adapter, folder, self.config.model.tune)
         self.console.evaluation(events.write("evaluation", **event))
 
 

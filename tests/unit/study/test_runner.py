@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -11,13 +12,19 @@ import sys
 import time
 
 import pytest
+from safetensors.torch import load_file
 
 from pcpo.errors import RunFolderError
+from pcpo.evaluation.iterations import load_iteration
+from pcpo.models.loading import load_adapter
 from pcpo.observe.events import read_events
+from pcpo.study import claims
 from pcpo.study.plan import load_study, make_cells
 from pcpo.study.runner import open_study, run_study, state
 from pcpo.study.status import describe
+from pcpo.trainer.evaluate import Evaluator
 from pcpo.trainer.loop import PCPOTrainer
+from training import same
 
 OWN = """
 import os, time
@@ -60,14 +67,12 @@ def test_a_study_is_run_skipped_and_extended(study_file, tmp_path, capsys):
     assert "pcpo: credit.schedule native -> uniform, objective.name ppo_clip -> matching" in said
     assert len(outcome.finished) == 4 and "4 of 4 cells are done" in said
 
-    study, cells = open_study(out)
-    same = PCPOTrainer(config={**cells[3].config.model_dump(), "run": {"output": str(tmp_path / "alone")}}, quiet=True)
-    assert cells[3].seed == 1 and same.config.run.seed == 0
+    cells = open_study(out)[1]
     alone = cells[3].config.model_dump(mode="json")
     alone["run"]["output"] = str(tmp_path / "alone")
     PCPOTrainer(config=alone, quiet=True).train()
     lora = "lora/pytorch_lora_weights.safetensors"
-    assert (cells[3].folder / lora).read_bytes() == (tmp_path / "alone" / lora).read_bytes()
+    assert same(load_file(cells[3].folder / lora), load_file(tmp_path / "alone" / lora))
 
     results = json.loads((cells[3].folder / "results.json").read_text())
     assert results["complete"] and results["difference"]["credit.schedule"] == ["native", "uniform"]
@@ -86,7 +91,7 @@ def test_a_study_is_run_skipped_and_extended(study_file, tmp_path, capsys):
     assert len(run_study(longer, out, quiet=True).finished) == 6
     log = read_events(cells[0].folder / "events.jsonl")
     assert [event.iteration for event in log.iterations] == [1, 2, 3]
-    with pytest.raises(RunFolderError, match="cell m--colorfulness--native--0: .*sampler.steps 3 -> 4"):
+    with pytest.raises(RunFolderError, match=r"cell m--colorfulness--native--0: .*sampler\.steps 3 -> 4"):
         run_study(study_file(("sampler.steps: 3", "sampler.steps: 4")), out)
 
 
@@ -108,27 +113,72 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(study_file, tmp_path, o
     assert not list((out / "failures").iterdir())
 
 
-def test_runners_share_a_folder_and_a_killed_ones_cell_is_resumed(study_file, tmp_path, own):
-    """Two processes and a third one that is killed in the middle of a cell: every iteration is made exactly once."""
+def test_runners_share_a_folder_and_a_killed_ones_cell_is_resumed(study_file, tmp_path, own, capsys):
+    """This process and two others, one of which is killed in the middle of a cell."""
     rewards, longer = ("{colorfulness: }", f"{{own: {own}:slow}}"), ("train.iterations: 2", "train.iterations: 4")
     path, out = study_file(rewards, longer), tmp_path / "out"
-    victim = start(path, out, "--quiet")
-    checkpoint = out / "cells" / "m--own--native--0" / "checkpoints"
-    deadline = time.time() + 60
-    while not list(checkpoint.glob("*/state.json")) and time.time() < deadline:
-        time.sleep(0.02)
+    victim, other = (start(path, out, "--shard-name", name) for name in ("victim", "other"))
+    cells = make_cells(load_study(path), out)
+    hit = wait_for_checkpoint(cells, out, victim.pid)
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
 
-    runners = [start(path, out, "--shard-name", name) for name in ("one", "two")]
-    ended = [runner.communicate(timeout=120) for runner in runners]
-    assert [runner.returncode for runner in runners] == [0, 0], ended
-    cells = make_cells(load_study(path), out)
-    assert [state(cell, out) for cell in cells] == ["done"] * 4
-    lines = "".join(stdout for stdout, _ in ended)
-    assert all(lines.count(f"{cell.name}: reward") == 1 for cell in cells)
-    assert all(f"{cell.name}: reward" in ended[0][0] or f"{cell.name}: reward" in ended[1][0] for cell in cells)
+    here = run_study(path, out, shard="here")
+    said = capsys.readouterr().out
+    there, error = other.communicate(timeout=120)
+    assert other.returncode == 0, error
+    assert here.failed == [] and [state(cell, out) for cell in cells] == ["done"] * 4
+    assert all((said + there).count(f"{cell.name}: reward") == 1 for cell in cells)
     for cell in cells:
         events = [json.loads(line) for line in (cell.folder / "events.jsonl").read_text().splitlines()]
-        assert [e["type"] for e in events].count("run_start") == (2 if cell is cells[0] else 1)
+        assert [e["type"] for e in events].count("run_start") == (2 if cell.name == hit else 1)
         assert [e.iteration for e in read_events(cell.folder / "events.jsonl").iterations] == [1, 2, 3, 4]
+
+
+def wait_for_checkpoint(cells, out, pid):
+    """The cell of a process, once it has a checkpoint and is not done."""
+    deadline = time.time() + 90
+    while time.time() < deadline:
+        for cell in cells:
+            owner = claims.owner(out / "claims", cell.name)
+            if owner and owner["pid"] == pid and list(cell.folder.glob("checkpoints/*/state.json")):
+                return cell.name
+        time.sleep(0.02)
+    raise TimeoutError("no checkpoint")
+
+
+def test_a_cell_that_another_runner_took_over_is_left(study_file, tmp_path, own, monkeypatch, capsys):
+    """As after a long suspension: the owner finds a newer claim, stops, and writes neither results nor a failure."""
+    monkeypatch.setattr(claims, "take", functools.partial(claims.take, every=0.02))
+    path, out = study_file(("seeds: [0, 1]", "seeds: [0]"), ("  pcpo:\n", "")), tmp_path / "out"
+    (cell,) = make_cells(load_study(path), out)
+    newer = out / "claims" / f"{cell.name}.1.json"
+    evaluate = Evaluator.run
+
+    def suspended(*arguments):
+        mine = claims.read(newer.with_name(f"{cell.name}.0.json"))
+        newer.write_text(json.dumps({**mine, "machine": "elsewhere"}))
+        time.sleep(0.5)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(Evaluator, "run", suspended)
+    outcome = run_study(path, out)
+    assert outcome.finished == outcome.failed == [] and outcome.elsewhere == [cell.name]
+    assert "another runner took over" in capsys.readouterr().out
+    assert claims.read(newer)["machine"] == "elsewhere"
+    assert not (cell.folder / "results.json").exists() and not (out / "failures").exists()
+
+
+def test_the_weights_of_every_evaluation_are_kept_where_asked_for(trainer, folders):
+    job = trainer("sd", train={"iterations": 2}, evaluation={"every": 1, "save": True})
+    job.train()
+    name = "lora/pytorch_lora_weights.safetensors"
+    kept = [load_file(job.folder / "evaluations" / f"{n:06d}" / name) for n in range(3)]
+    assert same(kept[2], load_file(job.folder / name)) and not same(kept[1], kept[2])
+    assert all(not tensor.any() for key, tensor in kept[0].items() if "lora_B" in key or ".up." in key)
+    adapter = load_adapter(str(folders["sd"]))
+    load_iteration(adapter, job.folder, 1, job.config.model)
+    loaded = [p for key, p in adapter.unwrapped.named_parameters() if "lora_B" in key]
+    assert {round(float(p.detach().double().square().sum()), 12) for p in loaded} == {
+        round(float(t.double().square().sum()), 12) for key, t in kept[1].items() if "lora_B" in key or ".up." in key
+    }
