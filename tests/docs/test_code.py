@@ -136,7 +136,9 @@ def change(path, old, new):
 
 
 def test_run_folder_and_report_are_as_described(trainer, tmp_path):
-    job = trainer("sd", train={"iterations": 1, "select": "first", "fraction": 0.5}, evaluation={"credit_probe": 2})
+    job = trainer(
+        "sd", train={"iterations": 1, "select": "first", "fraction": 0.5}, evaluation={"credit_probe": 2, "save": True}
+    )
     job.train()
     write_report(job.folder)
     listed = [
