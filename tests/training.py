@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pcpo.models.lora import trainable
 from pcpo.observe.events import read_events
 from pcpo.trainer.configfile import merge
 
@@ -59,3 +60,11 @@ def run(trainer):
     """Train, and return the run's log."""
     trainer.train()
     return read_events(trainer.folder / "events.jsonl")
+
+
+def scramble(adapter, size=0.1):
+    """Move the trained parameters away from where they started."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for _, parameter in trainable(adapter.unwrapped):
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))

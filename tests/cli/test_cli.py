@@ -98,6 +98,19 @@ def test_train_resume_sample_and_report(pcpo, settings, tmp_path):
     assert (code, out, err) == (0, "run/report.html\n", "") and (run / "report.html").stat().st_size > 10_000
 
 
+def test_export(pcpo, settings, tmp_path):
+    pcpo("train", settings, "--quiet", "-o", "run", "-s", "train.iterations=1")
+    assert pcpo("export", "run", "--format", "kohya") == (0, "run/export/kohya\n", "")
+    assert {path.name for path in (tmp_path / "run/export/kohya").iterdir()} == {
+        "README.md",
+        "samples.png",
+        "tiny.safetensors",
+    }
+    code, _, err = pcpo("export", "run", "--format", "kohya")
+    assert code == 6 and err == "pcpo: run/export/kohya: exists already -> choose another --output\n"
+    assert pcpo("export", "run", "--format", "onnx")[0] == 2
+
+
 def test_the_usual_output_folder(pcpo, settings, tmp_path):
     assert pcpo("train", settings, "--quiet", "--seed", 5, "-s", "train.iterations=1") == (0, "", "")
     assert (tmp_path / "runs/tiny-5/report.html").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -12,22 +13,14 @@ from pcpo.data.prompts import Prompt
 from pcpo.errors import RunFolderError
 from pcpo.evaluation.sampling import load_for_sampling, sample_images
 from pcpo.models.loading import load_adapter
-from pcpo.models.lora import LORA_FILE, add_lora, save_tuned, trainable
+from pcpo.models.lora import LORA_FILE, add_lora, save_tuned
 from pcpo.samplers import make_sampler
 from pcpo.trainer.collect import Request, calls, sample_pictures
 from pcpo.trainer.step import Policy
-from training import FAMILIES, run
+from training import FAMILIES, run, scramble
 
 PROMPTS = ["red", "a blue boat"]
 STEPS = 5
-
-
-def scramble(adapter, size=0.1):
-    """Move the trained parameters away from where they started."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for _, parameter in trainable(adapter.unwrapped):
-            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
 
 
 def predict(adapter, scale=3.0):
@@ -215,8 +208,10 @@ def test_an_iteration_of_a_run_is_that_of_its_checkpoint(trainer, tune, ema):
         run(it)
         with it.state.averaged():
             kept[iterations] = predict(it.adapter)
-    for iterations, expected in kept.items():
-        assert torch.equal(predict(load_for_sampling(f"{it.folder}@{iterations}")), expected)
+    for _ in ("saved evaluations", "checkpoints"):
+        for iterations, expected in kept.items():
+            assert torch.equal(predict(load_for_sampling(f"{it.folder}@{iterations}")), expected)
+        shutil.rmtree(it.folder / "evaluations", ignore_errors=True)
     assert not torch.equal(kept[1], kept[2])
-    with pytest.raises(RunFolderError, match=r"no weights of iteration 7 -> kept: 1, 2"):
+    with pytest.raises(RunFolderError, match=r"no weights of iteration 7 -> kept: 1, 2;"):
         load_for_sampling(f"{it.folder}@7")

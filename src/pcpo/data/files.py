@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``, renamed to ``path`` when the block ends well.
+
+    A block that raises leaves nothing. Raises RunFolderError when ``path`` exists, before the block is entered, or
+    when the file system refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        if path.exists():
+            raise RunFolderError("exists already", where=str(path), fix="choose another --output")
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(path),
+            fix="check the folder's permissions and free space",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # already renamed, or its folder could not be made
+
+
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write ``data`` to ``path`` as a whole (see `atomic_path`)."""
     with atomic_path(path) as temporary:
@@ -59,4 +85,4 @@ def write_json_atomic(path: str | os.PathLike[str], value: Any) -> None:
     write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-__all__ = ["atomic_path", "write_bytes_atomic", "write_json_atomic", "write_text_atomic"]
+__all__ = ["atomic_folder", "atomic_path", "write_bytes_atomic", "write_json_atomic", "write_text_atomic"]

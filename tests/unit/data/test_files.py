@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pcpo.data.files import atomic_path, write_bytes_atomic, write_json_atomic, write_text_atomic
+from pcpo.data.files import atomic_folder, atomic_path, write_bytes_atomic, write_json_atomic, write_text_atomic
 from pcpo.errors import RunFolderError
 
 
@@ -41,3 +41,19 @@ def test_file_system_refusal_is_typed(tmp_path):
     with pytest.raises(RunFolderError, match="folder: cannot be written"):
         write_text_atomic(tmp_path / "folder", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    with atomic_folder(tmp_path / "a" / "out") as folder:
+        (folder / "x").write_text("1")
+        assert not (tmp_path / "a" / "out").exists()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["out"] and (tmp_path / "a" / "out" / "x").read_text() == "1"
+    with pytest.raises(RunFolderError, match="exists already"), atomic_folder(tmp_path / "a" / "out"):
+        pytest.fail("entered")
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "b") as folder:
+        (folder / "x").write_text("1")
+        raise KeyError("killed here")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="cannot be written"), atomic_folder(tmp_path / "file" / "out"):
+        pytest.fail("entered")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]

@@ -1,0 +1,1 @@
+"""Tuned weights in the layouts of other tools, with a model card."""
