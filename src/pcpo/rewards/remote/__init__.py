@@ -1,0 +1,1 @@
+"""Rewards behind HTTP: a JSON wire format, its server and its client, and a judge for vision-language endpoints."""
