@@ -42,6 +42,12 @@ def reddish(images, prompts, metadata):
     return means[:, 0] - means[:, 2]
 
 
+def pictures(count: int, height: int = 8, width: int = 6, seed: int = 0) -> torch.Tensor:
+    """Noise, uint8 [count, 3, height, width]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
 def constant(images, prompts, metadata):
     return [1.0] * len(prompts)
 

@@ -17,6 +17,7 @@ def validate(
     from pcpo.data.prompts import load_prompts
     from pcpo.models.folders import read_header
     from pcpo.models.loading import adapter_class
+    from pcpo.rewards.base import ready
     from pcpo.rewards.registry import REWARDS, load_reward
     from pcpo.trainer.configfile import load_config
     from pcpo.trainer.parts import check_family
@@ -30,7 +31,7 @@ def validate(
     check_family(config, adapter_class(header).kind)
     typer.echo(f"model     ok, {header.pipeline}")
     for part in config.reward:
-        if part.name not in REWARDS:
-            load_reward(part.name, **part.options)
+        if part.name not in REWARDS or REWARDS[part.name].target.startswith("pcpo.rewards.remote."):
+            ready(load_reward(part.name, **part.options))
     typer.echo(f"rewards   ok, {', '.join(part.name for part in config.reward)}")
     typer.echo(f"output    ok, {check_output(config, resume=False)}")

@@ -51,6 +51,16 @@ def evaluate(
     return as_result(returned, list(prompts), where=where)
 
 
+def ready(reward: Reward) -> None:
+    """Call ``reward.ready()`` where there is one: a reward that depends on something outside says whether it is there.
+
+    It should take a few seconds at most, and raise RewardError when the reward could not score now.
+    """
+    ask = getattr(reward, "ready", None)
+    if callable(ask):
+        ask()
+
+
 def as_result(returned: Any, prompts: Sequence[str], *, where: str) -> RewardResult:
     """Turn what a reward returned for B prompts into a checked RewardResult (see `evaluate`)."""
     valid: Any = None
@@ -160,4 +170,4 @@ def _check_finite(values: Tensor, mask: Tensor, prompts: Sequence[str], where: s
         )
 
 
-__all__ = ["as_result", "evaluate"]
+__all__ = ["as_result", "evaluate", "ready"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pcpo.errors import RewardError
-from pcpo.rewards.base import evaluate
+from pcpo.rewards.base import evaluate, ready
 from pcpo.types import Reward, RewardResult
 
 
@@ -32,6 +32,11 @@ class WeightedSum:
             if names.count(name) > 1:
                 raise RewardError("name used twice", where=f"reward {name!r}", fix="give each part its own name")
         self.parts = list(parts)
+
+    def ready(self) -> None:
+        """Let every part that can say so say whether it could score now; RewardError if one cannot."""
+        for _, reward, _ in self.parts:
+            ready(reward)
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> RewardResult:
         """Evaluate every part; RewardError names the part that fails."""

@@ -56,6 +56,13 @@ REWARDS: dict[str, RewardSpec] = {
         "pcpo.rewards.hpsv2:HPSv2",
         "2306.09341",
     ),
+    "http": RewardSpec(
+        "a reward behind reward servers; options: url (one or several), token_env, batch_size, concurrency, tries, "
+        "timeout, deadline",
+        "pcpo.rewards.remote.client:RemoteReward",
+        "docs/how-to/remote-rewards.md",
+        extra="remote",
+    ),
     "jpeg_compressibility": RewardSpec(
         "minus the JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_compressibility", "2305.13301"
     ),
@@ -71,6 +78,12 @@ REWARDS: dict[str, RewardSpec] = {
         "text alignment by SigLIP: logit or probability; options: output, and those of clip_score",
         "pcpo.rewards.siglip:SigLIPScore",
         "2303.15343",
+    ),
+    "vlm_judge": RewardSpec(
+        "a vision-language model behind an OpenAI-compatible url; options: url, model, reply, question, token_env",
+        "pcpo.rewards.remote.judge:VLMJudge",
+        "2404.01291",
+        extra="remote",
     ),
 }
 

@@ -137,6 +137,10 @@ class TrainSettings(Section):
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for first, random and window")
     filter: Literal["none", "zero_std"] = Field("none", description="zero_std: skip groups with equal rewards")
+    max_invalid: float = Field(
+        0.05, ge=0, le=1, description="stop when the reward leaves out more than this share of the pictures"
+    )
+    invalid_window: int = Field(20, ge=1, description="iterations over which that share is taken")
 
 
 class OptimSettings(Section):

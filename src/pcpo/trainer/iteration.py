@@ -27,6 +27,7 @@ from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.schedule import micro_batches, minibatches
 from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Policy, Update
+from pcpo.trainer.validity import ValidityGuard
 from pcpo.types import Reward, RewardResult
 
 
@@ -49,6 +50,7 @@ class Learner:
         self.policy = Policy(adapter, algorithm.grid, config.sampler.guidance_scale, algorithm.prediction_scale())
         self.objective = make_objective(config.objective.name, config.objective.clip_range)
         self.sampler = PromptSampler(prompts, config.run.seed)
+        self.validity = ValidityGuard(config.train.max_invalid, config.train.invalid_window)
 
     def run(self, events: EventWriter) -> None:
         """One rollout and its updates; advances the state and writes the iteration event."""
@@ -121,12 +123,14 @@ class Learner:
     def _score(self, request: Request, pictures: Tensor) -> RewardResult:
         metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
         result = evaluate(self.reward, pictures, request.texts, metadata)
+        where = f"reward {', '.join(part.name for part in self.config.reward)}"
         if not result.valid.any():
             raise RewardError(
                 "abstained on every picture of an iteration, so there is nothing to learn from",
-                where=f"reward {', '.join(part.name for part in self.config.reward)}",
+                where=where,
                 fix="look at when it sets valid to False",
             )
+        self.validity.check(result.valid, where)
         return result
 
     def _update(self, update: Update, rewards: Tensor, valid: Tensor) -> tuple[Metrics, float, float]:

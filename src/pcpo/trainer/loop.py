@@ -12,7 +12,7 @@ import torch
 
 from pcpo import __version__
 from pcpo.data.prompts import load_prompts
-from pcpo.errors import ConfigError
+from pcpo.errors import ConfigError, RewardError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
 from pcpo.models.loading import adapter_class, load_adapter, wrap_pipeline
@@ -21,6 +21,7 @@ from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter, read_events
 from pcpo.observe.trackers import tracking
+from pcpo.rewards.base import ready
 from pcpo.rewards.mixing import WeightedSum
 from pcpo.rewards.registry import build_rewards
 from pcpo.trainer import runfolder
@@ -84,6 +85,7 @@ class PCPOTrainer:
             if reward is not None
             else build_rewards([(part.name, part.weight, part.options) for part in config.reward])
         )
+        ready(self.reward)
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         self.device = model.device if isinstance(model, Adapter) else _device(config.run.device)
@@ -129,26 +131,40 @@ class PCPOTrainer:
             self.console,
         ):
             self._announce(events)
-            while True:
-                iteration = self.state.iteration
-                last = iteration == config.train.iterations
-                if last or iteration % config.evaluation.every == 0:
-                    self._evaluate(events)
-                if last:
-                    break
-                self.learner.run(events)
-                if (
-                    self.state.iteration % config.run.checkpoint_every == 0
-                    or self.state.iteration == config.train.iterations
-                ):
-                    path = self.state.save(self.folder / "checkpoints")
-                    events.write("checkpoint", iteration=self.state.iteration, path=str(path.relative_to(self.folder)))
+            try:
+                self._run(events)
+            except RewardError as error:
+                # nothing has changed since the last iteration: its state is worth keeping, the reward may come back
+                if not self.state.path(self.folder / "checkpoints").exists():
+                    self._save(events)
+                events.write("warning", message=f"the reward failed: {error}")
+                raise
+            iteration = self.state.iteration
             with self.state.averaged():
                 save_tuned(self.adapter, self.folder, config.model.tune)
             seconds = time.perf_counter() - began
             events.write("run_end", time=time.time(), iterations=iteration, reason="finished", seconds=seconds)
         rewards = [event.reward_mean for event in read_events(events.path).evaluations]
         return Summary(self.folder, iteration, rewards[0], rewards[-1], seconds)
+
+    def _run(self, events: EventWriter) -> None:
+        """Iterations, evaluations and checkpoints up to `train.iterations`."""
+        config = self.config
+        while True:
+            iteration = self.state.iteration
+            last = iteration == config.train.iterations
+            if last or iteration % config.evaluation.every == 0:
+                self._evaluate(events)
+            if last:
+                return
+            self.learner.run(events)
+            done = self.state.iteration
+            if done % config.run.checkpoint_every == 0 or done == config.train.iterations:
+                self._save(events)
+
+    def _save(self, events: EventWriter) -> None:
+        path = self.state.save(self.folder / "checkpoints")
+        events.write("checkpoint", iteration=self.state.iteration, path=str(path.relative_to(self.folder)))
 
     def _choose_parameters(self) -> None:
         settings = self.config.model

@@ -19,7 +19,9 @@ EXECUTION_KEYS = {
     "run.output",
     "run.threads",
     "run.tracker",
+    "train.invalid_window",
     "train.iterations",
+    "train.max_invalid",
 }
 
 

@@ -68,7 +68,11 @@ class TrainState:
             state["ema_step"] = self.ema.optimization_step
         if self.advantages.running is not None:
             state["running"] = self.advantages.running.state_dict()
-        return checkpoint.save(parent / f"{self.iteration:06d}", tensors, state)
+        return checkpoint.save(self.path(parent), tensors, state)
+
+    def path(self, parent: Path) -> Path:
+        """Where the checkpoint of this iteration is or would be."""
+        return parent / f"{self.iteration:06d}"
 
     def load_newest(self, parent: Path) -> None:
         """Restore the newest checkpoint; without one the run starts over."""

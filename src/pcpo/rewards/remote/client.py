@@ -69,9 +69,7 @@ class RemoteReward:
             except (ValueError, KeyError, TypeError, RecursionError):
                 spoken = None
             if spoken != FORMAT:
-                raise RewardError(
-                    "answers, but is no reward server of this version", where=WHERE, fix="check the url"
-                )
+                raise RewardError("answers, but is no reward server of this version", where=WHERE, fix="check the url")
 
     def close(self) -> None:
         """Close the connections."""

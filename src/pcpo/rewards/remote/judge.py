@@ -42,8 +42,9 @@ class VLMJudge:
     token_env    environment variable that holds the API key; null: none
     concurrency, tries, timeout, deadline   as for the reward http; one picture per request
 
-    A picture whose answer is a refusal, cut off, or anything else than what was asked for is left out (valid False), and
-    so is one that no try got an answer for. Raises RewardError when no picture was answered, or the endpoint refuses.
+    A picture whose answer is a refusal, cut off, or anything else than what was asked for is left out (valid False),
+    and so is one that no try got an answer for. Raises RewardError when no picture was answered, and when the endpoint
+    refuses.
     Pictures and prompts leave this process, to the url that you name.
     """
 
@@ -81,7 +82,7 @@ class VLMJudge:
         )
 
     def ready(self) -> None:
-        """Ask every endpoint, for a few seconds, whether it serves the model. Raises RewardError naming what it does."""
+        """Ask every endpoint, for a few seconds, whether it serves the model; RewardError names what it serves."""
         for body in self._pool.get("/models"):
             try:
                 served = [str(entry["id"]) for entry in json.loads(body)["data"]]

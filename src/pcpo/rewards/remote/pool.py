@@ -138,12 +138,12 @@ class Pool:
         slots = anyio.Semaphore(self._slots)
 
         async def runner(queue: Iterator[tuple[int, Job[T]]]) -> None:
-            for place, job in queue:
-                try:
+            try:
+                for place, job in queue:
                     results[place] = await self._answer(job, slots, until)
-                except RewardError as error:
-                    refusals.append(error)
-                    scope.cancel()
+            except RewardError as error:
+                refusals.append(error)
+                scope.cancel()
 
         with anyio.move_on_at(anyio.current_time() + self.deadline) as scope:
             async with anyio.create_task_group() as group:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
-import socket
 from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import anyio
 import anyio.to_thread
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -26,9 +24,8 @@ from pcpo.rewards.remote.wire import FORMAT, MAX_PICTURES, WireError, decode_req
 from pcpo.types import Reward
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MAX_WAITING = 8  # requests that are read or wait for their turn; more are told to come again
+MAX_WAITING = 16  # requests that are read or wait for their turn; more are told to come again
 BODY_SECONDS = 30.0  # for a request to arrive
-GRACE_SECONDS = 10
 KINDS = {400: "malformed", 404: "not_found", 405: "method", 413: "too_large"}
 log = logging.getLogger("pcpo.rewards.remote")
 
@@ -174,38 +171,4 @@ async def _broken(request: Request, error: Exception) -> Response:
     return _error(500, "internal", "an error of the server; its log says which")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens on `host`."""
-    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 picks a free one. Raises RewardError when the address cannot be had."""
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
-    except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RewardError(
-            f"cannot listen there ({reason})", where=f"{host}:{port}", fix="choose another --port, or 0 for a free one"
-        ) from error
-
-
-def make_server(app: ASGIApp) -> uvicorn.Server:
-    """The HTTP server of an application; `run(sockets=[...])` serves until SIGINT, SIGTERM or should_exit."""
-    config = uvicorn.Config(
-        app,
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        limit_concurrency=64,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
-    return uvicorn.Server(config)
-
-
-__all__ = ["Guard", "host_name", "is_loopback", "listen", "make_app", "make_server"]
+__all__ = ["LOOPBACK", "Guard", "host_name", "make_app"]

@@ -112,9 +112,10 @@ def encode_reply(result: RewardResult) -> bytes:
 def decode_reply(body: bytes, size: int) -> RewardResult:
     """The values of a reply for `size` pictures; WireError unless all of it is as it should be."""
     message = _parse(_Reply, body, "reply")
-    for name, part in [("values", message.values), *message.info.items()]:
-        if len(part) != size:
-            raise WireError(f"{len(part)} {name} for {size} pictures", where="reply")
+    lengths = {"values": len(message.values), **{f"info {name!r}": len(part) for name, part in message.info.items()}}
+    for name, length in lengths.items():
+        if length != size:
+            raise WireError(f"{length} {name} for {size} pictures", where="reply")
     valid = torch.tensor([value is not None for value in message.values])
     values = _float32([value or 0.0 for value in message.values], "values")
     return RewardResult(values, valid, {name: _float32(part, name) for name, part in message.info.items()})
