@@ -135,7 +135,7 @@ class PCPOTrainer:
                 self._run(events)
             except RewardError as error:
                 # nothing has changed since the last iteration: its state is worth keeping, the reward may come back
-                if not self.state.path(self.folder / "checkpoints").exists():
+                if self.state.iteration and not self.state.path(self.folder / "checkpoints").exists():
                     self._save(events)
                 events.write("warning", message=f"the reward failed: {error}")
                 raise
