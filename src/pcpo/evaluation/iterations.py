@@ -15,10 +15,6 @@ from pcpo.trainer.checkpoint import list_checkpoints
 from pcpo.trainer.config import ModelSettings
 
 
-EVALUATIONS = "evaluations"
-"""Where a run with evaluation.save keeps the weights of its evaluations, a folder each."""
-
-
 def split_source(source: str) -> tuple[str, int | None]:
     """`RUN@ITERATION` as its run folder and iteration; any other source as it is, with None."""
     folder, at, iteration = source.rpartition("@")
@@ -39,11 +35,11 @@ def load_iteration(
         return
     kept = {int(path.name): path for path in list_checkpoints(run_dir / "checkpoints")}
     if iteration not in kept:
-        saved = {int(path.name) for path in (run_dir / EVALUATIONS).glob("*") if path.name.isdecimal()}
+        found = kept.keys() | {int(path.name) for path in saved.parent.glob("*") if path.name.isdecimal()}
         raise RunFolderError(
             f"keeps no weights of iteration {iteration}",
             where=str(run_dir),
-            fix=f"kept: {', '.join(map(str, sorted(kept.keys() | saved))) or 'none'}; evaluation.save=true keeps more",
+            fix=f"kept: {', '.join(map(str, sorted(found))) or 'none'}; evaluation.save=true keeps more",
         )
     if settings.tune == "lora":
         add_lora(adapter, settings.lora.rank, settings.lora.alpha, settings.lora.targets, name)

@@ -13,7 +13,7 @@ from pcpo.data.files import write_text_atomic
 from pcpo.data.images import contact_sheet, save_png
 from pcpo.data.prompts import Prompt
 from pcpo.errors import RunFolderError
-from pcpo.evaluation.iterations import EVALUATIONS, load_iteration, split_source
+from pcpo.evaluation.iterations import load_iteration, split_source
 from pcpo.models.base import Adapter
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import load_tuned
@@ -42,7 +42,7 @@ def load_base(config: Config) -> Adapter:
 def load_for_sampling(source: str) -> Adapter:
     """The adapter of a run (its base model with what was tuned), or of any model that `load_adapter` takes.
 
-    `RUN@ITERATION` is the run as it was at an evaluation that it saved, or at a checkpoint that it keeps.
+    `RUN@ITERATION` is the run as it was at a checkpoint that it keeps.
     """
     folder, iteration = split_source(source)
     config = run_config(folder)
@@ -71,8 +71,7 @@ def load_run_weights(
     Raises RunFolderError when there are none.
     """
     if iteration is not None:
-        if not load_tuned(adapter, run / EVALUATIONS / f"{iteration:06d}", config.model.tune, name):
-            load_iteration(adapter, run, iteration, config.model, name)
+        load_iteration(adapter, run, iteration, config.model, name)
     elif not load_tuned(adapter, run, config.model.tune, name):
         raise RunFolderError("holds no tuned weights yet", where=str(run), fix="finish the run with --resume")
 
