@@ -68,6 +68,12 @@ class ImageError(PCPOError):
     exit_code = 9
 
 
+class EvaluationError(PCPOError):
+    """Pictures, features or runs that cannot be compared."""
+
+    exit_code = 10
+
+
 def one_line(error: BaseException) -> str:
     """The first line of a foreign error's message, at most 200 characters, to be quoted in one of ours."""
     return (str(error).strip().splitlines() or ["(no message)"])[0][:200]

@@ -200,6 +200,15 @@ def one_line(err):
         (["sample", "emoji-sdd", "-p", "x"], 4, "did you mean emoji-sd?"),
         (["sample", "{}"], 3, "no prompts -> give --prompt TEXT or --prompts FILE"),
         (["sample", "{}", "--prompts", "empty.txt"], 3, "empty.txt: holds no prompt"),
+        (["eval", "./absent"], 4, "no such folder"),
+        (["eval", "emoji-sd", "--prompts", "empty.txt"], 3, "empty.txt: holds no prompt"),
+        (["eval", "emoji-sd", "--features", "./absent"], 4, "features ./absent: no such folder"),
+        (["eval", "emoji-sd", "--rewards", "colourfulness"], 5, "did you mean 'colorfulness'?"),
+        (["eval", "emoji-sd", "--rewards", "{nam: x}"], 2, "--rewards"),
+        (["eval", "emoji-sd", "--reference", "./absent"], 4, "no such folder"),
+        (["eval", "emoji-sd", "--held-out", "heldout50"], 2, "goes with --matched"),
+        (["eval", "emoji-sd", "--matched", "1"], 6, "emoji-sd: is no run folder"),
+        (["eval", "emoji-sd", "--output", "latin.txt"], 6, "latin.txt: exists already"),
         (["report", "absent"], 6, "absent/events.jsonl: cannot be read"),
         (["report", "."], 6, "events.jsonl: cannot be read"),
     ],
@@ -229,7 +238,9 @@ def test_version_and_help():
     runner = CliRunner()
     assert runner.invoke(cli.app, ["--version"]).stdout == f"{__version__}\n"
     text = runner.invoke(cli.app, ["--help"]).stdout
-    assert all(verb in text for verb in ("train", "validate", "sample", "report", "presets", "models", "rewards"))
+    assert all(
+        verb in text for verb in ("train", "validate", "sample", "eval", "report", "presets", "models", "rewards")
+    )
     for verb, default in (("train", "demo"), ("sample", "5.0")):
         result = runner.invoke(cli.app, [verb, "--help"])
         assert result.exit_code == 0 and "default" in result.stdout and default in result.stdout

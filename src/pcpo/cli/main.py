@@ -7,7 +7,7 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import export, listing, report, rewards, sample, study, train, validate
+from pcpo.cli import evaluate, export, listing, report, rewards, sample, study, train, validate
 from pcpo.errors import PCPOError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("validate")(validate.validate)
 app.command("sample")(sample.sample)
+app.command("eval")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("presets")(listing.presets)
