@@ -48,3 +48,11 @@ def status(output: Annotated[Path, typer.Argument(help="the study's folder")]) -
     from pcpo.study.status import describe
 
     typer.echo(describe(output))
+
+
+@app.command("report")
+def report(output: Annotated[Path, typer.Argument(help="the study's folder")]) -> None:
+    """Write figures, tables and numbers of the finished cells to the folder's report/."""
+    from pcpo.study.report import write_study_report
+
+    typer.echo(write_study_report(output))

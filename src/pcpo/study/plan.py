@@ -101,10 +101,13 @@ class RewardEntry(_Entry):
 
 
 class Targets(_Entry):
-    """Evaluation rewards to be reached."""
+    """Evaluation rewards to be reached; without any, the report takes shares .5 and .8."""
 
     absolute: list[float] = Field(default_factory=list, description="values of the evaluation reward")
     rise: list[float] = Field(default_factory=list, description="relative to the value before training: 0.1 is 10 %")
+    share: list[float] = Field(
+        default_factory=list, description="of the baseline's mean rise up to the end: 0.8 is 80 % of it"
+    )
 
 
 class Filter(_Entry):

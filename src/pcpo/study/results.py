@@ -118,7 +118,7 @@ def write_table(results: Sequence[dict[str, Any]], path: Path) -> Path:
     rows = []
     for cell in results:
         head = {key: cell[key] for key in ("model", "reward", "arm", "seed", "complete")}
-        rows += [{**head, **_columns(evaluation)} for evaluation in cell["evaluations"]]
+        rows += [{**head, **columns(evaluation)} for evaluation in cell["evaluations"]]
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -128,11 +128,11 @@ def write_table(results: Sequence[dict[str, Any]], path: Path) -> Path:
     return path
 
 
-def _columns(value: Any, name: str = "") -> dict[str, Any]:
+def columns(value: Any, name: str = "") -> dict[str, Any]:
     """Nested figures as dotted columns; lists stay in the JSON."""
     if isinstance(value, dict):
         out: dict[str, Any] = {}
         for key, inner in value.items():
-            out |= _columns(inner, f"{name}.{key}" if name else key)
+            out |= columns(inner, f"{name}.{key}" if name else key)
         return out
     return {} if isinstance(value, list) else {name: value}
