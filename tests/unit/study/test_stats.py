@@ -94,7 +94,7 @@ def test_student_quantile_other_level():
 
 @pytest.mark.parametrize("n, least", [(5, 0.905), (8, 0.92)])
 def test_coverage_on_normal_data(n, least):
-    """On normal data about 93 % (n = 5) and 94 % (n = 8) hold the truth; the plain percentile bootstrap 85 % and 88 %."""
+    """About 93 % (n = 5) and 94 % (n = 8) hold the truth; of plain percentile intervals 85 % and 88 %."""
     data = np.random.default_rng(0).normal(3.0, 2.0, (1500, n))
     held = [found.low <= 3.0 <= found.high for found in map(estimate, data.tolist())]
     assert least < np.mean(held) < 0.975
