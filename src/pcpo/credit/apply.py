@@ -68,17 +68,18 @@ def check_credit(schedule: str, apply: str, sampler_family: str) -> None:
         )
 
 
-def step_credit(stats: StepStats, schedule: str, apply: str) -> StepCredit:
+def step_credit(stats: StepStats, schedule: str, apply: str, weights: Tensor | None = None) -> StepCredit:
     """Credit of the S trained steps in `stats` (2509.25774 and the alternatives of `APPLY`).
 
     `check_credit` says which pairs are legal. With apply "variance", `stats` are those of the sampler with
-    that variance.
+    that variance. weights [S]: what a measured schedule has come to; None: what the schedule says.
     """
     if schedule not in CREDIT:
         raise unknown_name("credit schedule", schedule, CREDIT)
     w = native(stats)
     one = torch.ones_like(w)
-    weights = CREDIT[schedule].function(stats)
+    if weights is None:
+        weights = CREDIT[schedule].function(stats)
     if apply in ("matching", "variance"):
         return StepCredit(w, weights, weights, one, one, one)
     if apply == "ratio":

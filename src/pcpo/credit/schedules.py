@@ -65,12 +65,17 @@ def guard_dt(stats: StepStats) -> Tensor:
 
 @dataclass(frozen=True)
 class CreditSpec:
-    """A registered schedule. on_loss: it weighs the loss, so it acts by "loss" only."""
+    """A registered schedule.
+
+    on_loss    it weighs the loss, so it acts by "loss" only
+    measured   the function is only where it starts; `pcpo.credit.adaptive` goes on from there
+    """
 
     function: CreditSchedule
     summary: str
     source: str
     on_loss: bool = False
+    measured: bool = False
 
 
 CREDIT: dict[str, CreditSpec] = {
@@ -80,4 +85,5 @@ CREDIT: dict[str, CreditSpec] = {
     "noise_aware": CreditSpec(noise_aware, "TempFlow-GRPO: the loss times s", "2508.04324", on_loss=True),
     "guard": CreditSpec(guard, "GRPO-Guard: the loss times s / k", "2510.22319", on_loss=True),
     "guard_dt": CreditSpec(guard_dt, "GRPO-Guard: the loss times s / dt", "2510.22319", on_loss=True),
+    "adaptive": CreditSpec(uniform, "Measured signal over noise of each step's gradient", "derived", measured=True),
 }

@@ -54,8 +54,12 @@ class RunStart(_Event):
 
 
 class Credit(_Event):
-    """Credit schedule of the trained steps; every list [S]."""
+    """Credit schedule of the trained steps, in force from after `iteration` on; every list [S].
 
+    A measured schedule adds the measurement that led to it: signal and noise of the measured steps.
+    """
+
+    iteration: Count = 0
     steps: list[Step]
     t: list[Number] = []
     dt: list[Number] = []
@@ -63,6 +67,9 @@ class Credit(_Event):
     native: list[Number]
     target: list[Number]
     num_steps: Count | None = None
+    measured: list[Step] = []
+    signal: list[Number] = []
+    noise: list[Number] = []
     _per_step = ("t", "dt", "std", "native", "target")
 
 
@@ -79,6 +86,7 @@ class Iteration(_Event):
     steps: list[Step] = []
     clip_fraction_per_step: list[Number] = []
     log_ratio_std_per_step: list[Number] = []
+    log_ratio_quantiles_per_step: dict[str, list[Number]] = {}
     approx_kl: Number = None
     kl_ref: Number = None
     ratio_error: Number = None
@@ -105,15 +113,20 @@ class Evaluation(_Event):
 
 
 class GradientShare(_Event):
-    """Measured gradient norm per step and its share of the sum over steps; every list [S]."""
+    """Measured gradient norm per step and its share of the sum over steps; every list [S].
+
+    signal and variance are absent where the pictures measured are all of one prompt.
+    """
 
     iteration: Count
     steps: list[Step]
     norm: list[Number] = []
     share: list[Number]
+    signal: list[Number] = []
+    variance: list[Number] = []
     native_share: list[Number] = []
     target_share: list[Number] = []
-    _per_step = ("norm", "share", "native_share", "target_share")
+    _per_step = ("norm", "share", "signal", "variance", "native_share", "target_share")
 
 
 class Checkpoint(_Event):
@@ -143,13 +156,18 @@ class RunLog:
     """Everything in a log. Lists are sorted by iteration and hold each iteration once."""
 
     run_start: RunStart | None = None
-    credit: Credit | None = None
+    credits: list[Credit] = field(default_factory=list)
     iterations: list[Iteration] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     gradient_share: list[GradientShare] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     end: RunEnd | None = None
+
+    @property
+    def credit(self) -> Credit | None:
+        """The last schedule in force."""
+        return self.credits[-1] if self.credits else None
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in the next event; an unknown type is passed over. Raises ValueError on a wrong field."""
@@ -160,7 +178,7 @@ class RunLog:
             # A resumed run is open again, whatever the process before it wrote last.
             self.run_start, self.end = RunStart.model_validate(event), None
         elif kind == "credit":
-            self.credit = Credit.model_validate(event)
+            _supersede(self.credits, Credit.model_validate(event))
         elif kind == "iteration":
             _supersede(self.iterations, Iteration.model_validate(event))
         elif kind == "evaluation":
@@ -175,7 +193,7 @@ class RunLog:
             self.end = RunEnd.model_validate(event)
 
 
-Numbered = TypeVar("Numbered", Iteration, Evaluation, GradientShare, Checkpoint)
+Numbered = TypeVar("Numbered", Credit, Iteration, Evaluation, GradientShare, Checkpoint)
 
 
 def _supersede(events: list[Numbered], event: Numbered) -> None:

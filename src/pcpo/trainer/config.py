@@ -72,12 +72,15 @@ class SamplerSettings(Section):
 class CreditSettings(Section):
     """How credit is shared among the steps: the heart of PCPO (2509.25774)."""
 
-    schedule: Literal["native", "uniform", "proportional", "noise_aware", "guard", "guard_dt"] = Field(
-        "uniform", description="target weight of each step"
+    schedule: Literal["native", "uniform", "proportional", "noise_aware", "guard", "guard_dt", "adaptive"] = Field(
+        "uniform", description="target weight of each step; adaptive: measured, from PCPO's target on"
     )
     apply: Literal["matching", "ratio", "variance", "lambda", "loss"] = Field(
         "matching", description="where the target acts"
     )
+    every: int = Field(1, ge=1, description="adaptive: iterations between measurements")
+    smoothing: float = Field(0.95, ge=0, lt=1, description="adaptive: decay of the running means")
+    floor: float = Field(0.1, gt=0, le=1, description="adaptive: least weight of a step over the mean weight")
 
 
 class ObjectiveSettings(Section):
@@ -262,6 +265,7 @@ def _contradictions(config: Config) -> list[str]:
         make_sampler(config.sampler.name, **sampler_parameters(config))
     except ConfigError as error:
         found.append(str(error))
+    found += _adaptive_contradictions(config)
     if credit.apply == "matching" and credit.schedule != "native" and objective.name != "matching":
         found.append(
             f"credit.apply matching replaces the log-ratio, so objective.name must be matching, not {objective.name}; "
@@ -287,4 +291,27 @@ def _contradictions(config: Config) -> list[str]:
         found.append(f"sampler.grid {wrong_grid} is not for {family} models, which {config.sampler.name} samples")
     if config.sampler.shift is not None and (family == "diffusion" or config.sampler.grid != "ideal"):
         found.append("sampler.shift applies to an ideal flow grid; set sampler.grid=ideal, or drop it")
+    return found
+
+
+def _adaptive_contradictions(config: Config) -> list[str]:
+    """Those of the measured credit schedule."""
+    credit = config.credit
+    if credit.schedule != "adaptive":
+        return [
+            f"credit.{name} is for credit.schedule=adaptive; {credit.schedule} is not measured"
+            for name in ("every", "smoothing", "floor")
+            if getattr(credit, name) != CreditSettings.model_fields[name].default
+        ]
+    found = []
+    if config.batch.prompts < 2:
+        found.append(
+            "batch.prompts 1 with credit.schedule adaptive: the noise is measured between two halves of the prompts; "
+            "use 2 or more"
+        )
+    if config.kl.form != "none":
+        found.append(
+            "credit.schedule adaptive measures the gradient of the reward, which a KL penalty would mix with its own; "
+            "set kl.form=none, or another schedule"
+        )
     return found

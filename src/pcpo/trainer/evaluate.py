@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from pcpo.credit.adaptive import signal_and_noise
 from pcpo.credit.diagnostics import share
 from pcpo.data.images import contact_sheet, save_png
 from pcpo.data.prompts import Prompt
@@ -18,6 +20,7 @@ from pcpo.rewards.base import evaluate
 from pcpo.samplers import make_sampler
 from pcpo.trainer.collect import calls, evaluation_request, sample_pictures
 from pcpo.trainer.config import Config
+from pcpo.trainer.measure import flat, kept_every, split_groups
 from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.step import Policy, Update
 from pcpo.types import Reward
@@ -74,23 +77,37 @@ class Evaluator:
         }
 
 
-def gradient_share(update: Update, pictures: int) -> dict[str, Any]:
-    """Norm of the loss gradient of every trained step by itself, at the sampling policy, on a few pictures.
+def gradient_share(update: Update, pictures: int, group_size: int) -> dict[str, Any]:
+    """Norm, signal and variance of the loss gradient of every trained step by itself, at the sampling policy.
 
-    Takes the pictures with the largest advantages; one backward pass a step. Fields of the gradient_share event.
+    Takes the pictures with the largest advantages, and two backward passes a step: one for each half of their prompt
+    groups. signal and variance are those of the mean over these pictures, the credit included (`signal_and_noise`):
+    the signals add up to an estimate of the squared norm of the expected gradient, the variances to its noise. Fields
+    of the gradient_share event.
     """
-    parameters = [p for _, p in trainable(update.policy.adapter.backbone)]
     chosen = update.advantage.abs().argsort(descending=True, stable=True)[:pictures].sort().values
-    norms = []
-    for position in range(len(update.trajectory.steps)):
-        out = update.loss(chosen, torch.full((len(chosen),), position))
-        gradients = torch.autograd.grad(out.per_step.mean(), parameters, allow_unused=True)
-        norms.append(torch.stack([g.norm() for g in gradients if g is not None]).norm())
-    norm = torch.stack(norms).double().cpu()
+    steps = len(update.trajectory.steps)
+    halves = split_groups(chosen, group_size)
+    counts = [len(half) for half in halves]
+    rows = [torch.stack([_gradient(update, half, step) for step in range(steps)]) for half in halves]
+    mean = torch.stack([row * (count / len(chosen)) for row, count in zip(rows, counts, strict=True)]).sum(0)
+    norm = mean.norm(dim=1).double().cpu()
+    fields = {"norm": norm.tolist(), "share": share(norm).tolist()}
+    if len(rows) == 2:
+        signal, variance = signal_and_noise(rows[0], rows[1], torch.ones(steps), (counts[0], counts[1]))
+        fields |= {"signal": signal.tolist(), "variance": variance.tolist()}
     return {
         "steps": update.trajectory.steps.tolist(),
-        "norm": norm.tolist(),
-        "share": share(norm).tolist(),
+        **fields,
         "native_share": share(update.credit.native).tolist(),
         "target_share": share(update.credit.target).tolist(),
     }
+
+
+def _gradient(update: Update, pictures: Tensor, position: int) -> Tensor:
+    """Mean gradient of one step's loss over pictures, [n] coordinates kept (see `StepGradients`)."""
+    parameters = [p for _, p in trainable(update.policy.adapter.backbone)]
+    out = update.loss(pictures, torch.full((len(pictures),), position))
+    gradients = torch.autograd.grad(out.per_step.mean(), parameters, allow_unused=True)
+    stride = kept_every(parameters, len(update.trajectory.steps))
+    return flat([torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)], stride)

@@ -22,6 +22,7 @@ from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.collect import Request, calls, collect, decode, training_request
 from pcpo.trainer.config import Config
 from pcpo.trainer.evaluate import gradient_share
+from pcpo.trainer.measure import StepGradients, split_groups
 from pcpo.trainer.metrics import Metrics
 from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.schedule import micro_batches, minibatches
@@ -29,6 +30,8 @@ from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Policy, Update
 from pcpo.trainer.validity import ValidityGuard
 from pcpo.types import Reward, RewardResult
+
+QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99}
 
 
 class Learner:
@@ -92,10 +95,10 @@ class Learner:
             events.write(
                 "gradient_share",
                 iteration=iteration,
-                **gradient_share(update, config.evaluation.credit_probe),
+                **gradient_share(update, config.evaluation.credit_probe, config.batch.group_size),
             )
             lap("probe")
-        metrics, grad_norm, ratio_error = self._update(update, rewards, valid)
+        metrics, grad_norm, ratio_error, measured = self._update(update, rewards, valid)
         lap("update")
 
         total = sum(seconds.values())
@@ -114,6 +117,8 @@ class Learner:
             "samples": self.state.samples,
         }
         self.console.iteration(events.write("iteration", **event))
+        if measured is not None:
+            self._adapt(measured, trained, events)
 
     def _request(self, iteration: int) -> Request:
         config = self.config
@@ -133,8 +138,31 @@ class Learner:
         self.validity.check(result.valid, where)
         return result
 
-    def _update(self, update: Update, rewards: Tensor, valid: Tensor) -> tuple[Metrics, float, float]:
-        """All optimiser steps on one rollout. Returns metrics, last gradient norm, and the first log-ratio error."""
+    def _adapt(self, measured: StepGradients, trained: Tensor, events: EventWriter) -> None:
+        """Take the measurement into the credit of the iterations to come."""
+        algorithm = self.algorithm
+        assert algorithm.adaptive is not None
+        signal, noise = measured.signal_and_noise(algorithm.credit_of(trained).target)
+        algorithm.adaptive.observe(algorithm.rows(trained), signal, noise)
+        figures = {"measured": trained.tolist(), "signal": signal.tolist(), "noise": noise.tolist()}
+        events.write("credit", iteration=self.state.iteration, **algorithm.credit_event(), **figures)
+
+    def _measuring(self, pictures: Tensor, steps: int) -> StepGradients | None:
+        """What measures the first minibatch of an iteration, where the credit schedule asks for it."""
+        credit, group_size = self.config.credit, self.config.batch.group_size
+        if self.algorithm.adaptive is None or self.state.iteration % credit.every:
+            return None
+        if len(split_groups(pictures, group_size)) < 2:
+            return None
+        return StepGradients(self.state.parameters, pictures, steps, group_size)
+
+    def _update(
+        self, update: Update, rewards: Tensor, valid: Tensor
+    ) -> tuple[Metrics, float, float, StepGradients | None]:
+        """All optimiser steps on one rollout. Returns metrics, last gradient norm, first log-ratio error, measurement.
+
+        The first minibatch is measured: at the sampling policy nothing is clipped yet and m has no quadratic part.
+        """
         config = self.config
         pictures = torch.arange(config.pictures)
         if config.train.filter == "zero_std":
@@ -142,21 +170,27 @@ class Learner:
         steps = len(update.trajectory.steps)
         size = config.batch.micro or config.batch.rollout or config.pictures
         metrics, ratio_error, grad_norm = Metrics(steps), 0.0, 0.0
+        measured = None
         total = len(pictures) * steps * config.train.epochs
         with self.console.task("update", total) as advance:
             for epoch in range(config.train.epochs):
                 parts = minibatches(pictures, config.train.updates, config.run.seed, self.state.iteration, epoch)
                 for count, part in enumerate(parts):
-                    for rows, positions in micro_batches(part, steps, size):
+                    first = epoch == count == 0
+                    gradients = self._measuring(part, steps) if first else None
+                    for rows, positions in gradients.batches(size) if gradients else micro_batches(part, steps, size):
                         out = update.loss(rows, positions)
                         (out.per_step.sum() / (len(part) * steps)).backward()
+                        if gradients is not None:
+                            gradients.take(positions)
                         metrics.add(out, positions)
                         del out  # its spent graph would hold memory during the next forward pass
                         advance(len(rows))
-                    if epoch == count == 0:
+                    if first:
+                        measured = gradients
                         ratio_error = metrics.max_abs("log_ratio")
                     grad_norm = self._optimise()
-        return metrics, grad_norm, ratio_error
+        return metrics, grad_norm, ratio_error, measured
 
     def _optimise(self) -> float:
         norm = float(torch.nn.utils.clip_grad_norm_(self.state.parameters, self.config.optim.max_grad_norm))
@@ -188,6 +222,9 @@ def _update_figures(metrics: Metrics, trained: Tensor) -> dict[str, Any]:
         "clip_fraction_per_step": metrics.per_step("clipped"),
         "approx_kl": metrics.mean("approx_kl"),
         "log_ratio_std_per_step": metrics.std_per_step("log_ratio"),
+        "log_ratio_quantiles_per_step": dict(
+            zip(QUANTILES, metrics.quantiles_per_step("log_ratio", list(QUANTILES.values())), strict=True)
+        ),
     }
     if metrics.has("kl_ref"):
         figures["kl_ref"] = metrics.mean("kl_ref")

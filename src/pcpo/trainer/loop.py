@@ -102,7 +102,9 @@ class PCPOTrainer:
         self.advantages = Advantages(config.advantage)
         self.evaluator = Evaluator(config, self.adapter, self.algorithm, held_out, self.reward)
         self.console = console or Console(quiet, config.train.iterations)
-        self.state = TrainState(trainable(self.adapter.backbone), config.optim, self.advantages)
+        self.state = TrainState(
+            trainable(self.adapter.backbone), config.optim, self.advantages, self.algorithm.adaptive
+        )
         self.learner = Learner(
             config,
             self.adapter,
@@ -189,15 +191,7 @@ class PCPOTrainer:
             num_parameters=sum(p.numel() for p in self.adapter.unwrapped.parameters()),
             trainable_parameters=tuned,
         )
-        stats = algorithm.stats[algorithm.eligible]
-        events.write(
-            "credit",
-            steps=algorithm.eligible.tolist(),
-            num_steps=algorithm.grid.num_steps,
-            native=algorithm.credit.native.tolist(),
-            target=algorithm.credit.target.tolist(),
-            **{name: getattr(stats, name).tolist() for name in ("t", "dt", "std")},
-        )
+        events.write("credit", iteration=self.state.iteration, **algorithm.credit_event())
         self.console.header(
             {
                 "model": f"{config.model.path} ({tuned:,} trained parameters, {config.model.tune})",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,14 @@ class Metrics:
         values, positions = self._all(name), torch.cat(self._positions)
         centred = values - self._step_means(values)[positions]
         return self._step_means(centred.square()).sqrt().tolist()
+
+    def quantiles_per_step(self, name: str, points: Sequence[float]) -> list[list[float]]:
+        """Quantiles [S] per trained step, a list for each of the points; nan where a step has no pair."""
+        values, positions = self._all(name), torch.cat(self._positions)
+        levels = torch.tensor(points, dtype=torch.float64)
+        none = torch.full_like(levels, torch.nan)
+        columns = [values[positions == step] for step in range(self.num_steps)]
+        return torch.stack([c.quantile(levels) if len(c) else none for c in columns], dim=1).tolist()
 
     def _all(self, name: str) -> Tensor:
         return torch.cat(self._values.get(name, [torch.empty(0)])).double().cpu()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcpo.credit import StepCredit, step_credit
+from pcpo.credit.adaptive import AdaptiveCredit, start_schedule
 from pcpo.errors import ConfigError
 from pcpo.models.base import Adapter
 from pcpo.samplers import SAMPLERS, make_sampler
@@ -19,14 +21,26 @@ from pcpo.types import Grid, StepStats
 
 @dataclass
 class Algorithm:
-    """Sampler and credit on one grid. `eligible` [E] are the steps that may be trained, `credit` has a row for each."""
+    """Sampler and credit on one grid. `eligible` [E] are the steps that may be trained, `credit` has a row for each.
+
+    With a measured schedule (`adaptive` is its state) the credit is what the measurements so far make of it.
+    """
 
     config: Config
     sampler: Sampler
     grid: Grid
     stats: StepStats
     eligible: Tensor
-    credit: StepCredit
+    start: StepCredit
+    adaptive: AdaptiveCredit | None = None
+
+    @property
+    def credit(self) -> StepCredit:
+        """Rows [E] in force now."""
+        if self.adaptive is None:
+            return self.start
+        settings = self.config.credit
+        return step_credit(self.stats[self.eligible], settings.schedule, settings.apply, self.adaptive.weights())
 
     def trained(self, iteration: int) -> Tensor:
         """Grid indices [S] trained in this iteration."""
@@ -34,7 +48,22 @@ class Algorithm:
 
     def credit_of(self, steps: Tensor) -> StepCredit:
         """The credit rows of trained steps [S]."""
-        return self.credit[torch.searchsorted(self.eligible, steps)]
+        return self.credit[self.rows(steps)]
+
+    def rows(self, steps: Tensor) -> Tensor:
+        """Where trained steps [S] are among the eligible ones."""
+        return torch.searchsorted(self.eligible, steps)
+
+    def credit_event(self) -> dict[str, Any]:
+        """Fields [E] of the credit event: coefficients and the weights in force."""
+        credit, stats = self.credit, self.stats[self.eligible]
+        return {
+            "steps": self.eligible.tolist(),
+            "num_steps": self.grid.num_steps,
+            "native": credit.native.tolist(),
+            "target": credit.target.tolist(),
+            **{name: getattr(stats, name).tolist() for name in ("t", "dt", "std")},
+        }
 
     def sampling_stats(self, steps: Tensor) -> StepStats:
         """Per-step coefficients [T] used to sample: deterministic outside `steps` where so configured."""
@@ -72,5 +101,9 @@ def build_algorithm(config: Config, adapter: Adapter) -> Algorithm:
     grid = adapter.grid(config.sampler.steps, kind=config.sampler.grid, shift=config.sampler.shift)
     stats = sampler.stats(grid)
     eligible = eligible_steps(stats, config.train)
-    credit = step_credit(stats[eligible], config.credit.schedule, config.credit.apply)
-    return Algorithm(config, sampler, grid, stats, eligible, credit)
+    settings = config.credit
+    start = step_credit(stats[eligible], start_schedule(settings.schedule, adapter.kind), settings.apply)
+    adaptive = None
+    if settings.schedule == "adaptive":
+        adaptive = AdaptiveCredit(start.target, settings.smoothing, settings.floor)
+    return Algorithm(config, sampler, grid, stats, eligible, start, adaptive)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pcpo.credit.adaptive import AdaptiveCredit
 from pcpo.errors import CheckpointError
 from pcpo.trainer import checkpoint
 from pcpo.trainer.advantage import Advantages
@@ -18,10 +19,16 @@ from pcpo.trainer.config import OptimSettings
 class TrainState:
     """Trained parameters with their AdamW, optional EMA, and counters."""
 
-    def __init__(self, named: list[tuple[str, nn.Parameter]], settings: OptimSettings, advantages: Advantages) -> None:
+    def __init__(
+        self,
+        named: list[tuple[str, nn.Parameter]],
+        settings: OptimSettings,
+        advantages: Advantages,
+        adaptive: AdaptiveCredit | None = None,
+    ) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
-        self.advantages = advantages
+        self.advantages, self.adaptive = advantages, adaptive
         self.iteration = 0
         self.samples = 0
         self.optimizer = torch.optim.AdamW(
@@ -68,6 +75,8 @@ class TrainState:
             state["ema_step"] = self.ema.optimization_step
         if self.advantages.running is not None:
             state["running"] = self.advantages.running.state_dict()
+        if self.adaptive is not None:
+            state["adaptive"] = self.adaptive.state_dict()
         return checkpoint.save(self.path(parent), tensors, state)
 
     def path(self, parent: Path) -> Path:
@@ -91,6 +100,8 @@ class TrainState:
                     self.ema.optimization_step = state["ema_step"]
             if self.advantages.running is not None:
                 self.advantages.running.load_state_dict(state["running"])
+            if self.adaptive is not None:
+                self.adaptive.load_state_dict(state["adaptive"])
             self.iteration, self.samples = state["iteration"], state["samples"]
         except (KeyError, RuntimeError) as error:
             raise CheckpointError(f"does not fit this configuration: {error}", where=str(found[-1])) from error

@@ -17,8 +17,8 @@ STATS = {
 }
 ON_LOSS = ("noise_aware", "guard", "guard_dt")
 LEGAL = {
-    *product(("native", "uniform", "proportional"), ("matching", "ratio"), ("flow",)),
-    *product(("native", "uniform"), ("matching", "ratio"), ("diffusion",)),
+    *product(("native", "uniform", "proportional", "adaptive"), ("matching", "ratio"), ("flow",)),
+    *product(("native", "uniform", "adaptive"), ("matching", "ratio"), ("diffusion",)),
     *product(ON_LOSS, ("loss",), ("flow", "diffusion")),
     ("uniform", "variance", "diffusion"),
     ("uniform", "lambda", "diffusion"),
