@@ -37,7 +37,8 @@ class Progress:
             disable=quiet or not sys.stdout.isatty(),
             transient=True,
         )
-        self._task = self._bar.add_task("study", total=sum(cell.config.train.iterations for cell in cells))
+        total = sum(cell.config.train.iterations for cell in cells)
+        self._task = self._bar.add_task("study", total=total, completed=self._iterations())
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -59,7 +60,6 @@ class Progress:
             changes = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in cell.difference.items())
             same = "baseline" if cell.arm == study.baseline_of(cell.model) else "the same settings as the baseline"
             self._say(f"       {cell.model}  {cell.arm}: {changes or same}")
-        self._bar.update(self._task, completed=self._iterations())
 
     def follow(self, cell: Cell, claim: Claim) -> Console:
         """The console of a cell's run: moves the bar, and ends the run when the claim is lost."""
