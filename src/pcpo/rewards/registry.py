@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from pcpo.errors import PCPOError, RewardError, one_line
 
 if TYPE_CHECKING:
+    from pcpo.data.prompts import Prompt
+    from pcpo.rewards.mixing import WeightedSum
     from pcpo.types import Reward
 
 
@@ -28,6 +30,8 @@ class RewardSpec:
     source: str
     extra: str = ""
 
+
+EXTRAS = {"ocr": ("rapidocr", "onnxruntime")}  # extra -> the modules it brings
 
 REWARDS: dict[str, RewardSpec] = {
     "aesthetic": RewardSpec(
@@ -69,6 +73,12 @@ REWARDS: dict[str, RewardSpec] = {
     "jpeg_incompressibility": RewardSpec(
         "JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_incompressibility", "2305.13301"
     ),
+    "ocr": RewardSpec(
+        "text in the picture: 1 - edit distance to the prompt's quoted text, 0 to 1; options: threads",
+        "pcpo.rewards.ocr:OCR",
+        "2505.05470",
+        extra="ocr",
+    ),
     "pickscore": RewardSpec(
         "human preference by PickScore, about 17 to 24; options: those of clip_score",
         "pcpo.rewards.pickscore:PickScore",
@@ -101,16 +111,7 @@ def load_reward(name: str, /, **options: Any) -> Reward:
     missing, code that fails while it is imported, and options that do not fit.
     """
     where = f"reward {name!r}"
-    target = REWARDS[name].target if name in REWARDS else name
-    place, colon, attribute = target.rpartition(":")
-    if not colon:
-        raise _unknown(name)
-    if not place or not attribute:
-        raise RewardError("not of the form module:function", where=where, fix="write file.py:function")
-    module = _module_of_file(Path(place), where) if place.endswith(".py") else _module(place, where)
-    if not hasattr(module, attribute):
-        raise RewardError(f"{place} has no {attribute!r}", where=where, fix=_nearest(attribute, _callables(module)))
-    found = getattr(module, attribute)
+    found = _find(name, where)
     if inspect.isclass(found):
         return _instance(found, options, where)
     if not callable(found):
@@ -124,7 +125,7 @@ def load_reward(name: str, /, **options: Any) -> Reward:
     return found
 
 
-def build_rewards(parts: Sequence[tuple[str, float, Mapping[str, Any]]]) -> Reward:
+def build_rewards(parts: Sequence[tuple[str, float, Mapping[str, Any]]]) -> WeightedSum:
     """Load parts (name, weight, options) as one WeightedSum; each is reported under its name.
 
     A part from a file or module goes by the attribute alone; a name that comes again gets ``_2``, ``_3``, ...
@@ -138,6 +139,59 @@ def build_rewards(parts: Sequence[tuple[str, float, Mapping[str, Any]]]) -> Rewa
         earlier = sum(other.rpartition(":")[2] == label for other, _, _ in parts[: len(loaded)])
         loaded.append((f"{label}_{earlier + 1}" if earlier else label, load_reward(name, **options), weight))
     return WeightedSum(loaded)
+
+
+def check_built_ins(parts: Iterable[tuple[str, Mapping[str, Any]]], prompts: Sequence[Prompt]) -> None:
+    """Refuse what can be seen of built-in rewards (name, options) without making them, so without loading a model.
+
+    Raises RewardError for a missing extra or options that do not fit, PromptError for a prompt that one of them
+    cannot judge. Other names are passed over: only their own code knows.
+    """
+    for name, options in parts:
+        if name not in REWARDS:
+            continue
+        where, extra = f"reward {name!r}", REWARDS[name].extra
+        for module in EXTRAS.get(extra, ()):
+            if importlib.util.find_spec(module) is None:
+                raise RewardError(f"needs {module}", where=where, fix=f'pip install "pcpo[{extra}]"')
+        found = _find(name, where)
+        if inspect.isclass(found):
+            _bind(found, options, where)
+        check_prompts(found, prompts, name)
+
+
+def check_prompts(reward: Any, prompts: Sequence[Prompt], name: str) -> None:
+    """Let a reward that defines check_prompts(prompts) refuse prompts that it could not judge.
+
+    It raises PromptError or RewardError naming the prompt; any other exception becomes a RewardError.
+    """
+    check = getattr(reward, "check_prompts", None)
+    if check is None:
+        return
+    try:
+        check(prompts)
+    except PCPOError:
+        raise
+    except Exception as error:  # the user's code may fail in any way
+        raise RewardError(
+            f"check_prompts raised {type(error).__name__}: {one_line(error)}",
+            where=f"reward {name!r}",
+            fix="mend it, or raise PromptError for a prompt that cannot be judged",
+        ) from error
+
+
+def _find(name: str, where: str) -> Any:
+    """The function, class or object that a name stands for."""
+    target = REWARDS[name].target if name in REWARDS else name
+    place, colon, attribute = target.rpartition(":")
+    if not colon:
+        raise _unknown(name)
+    if not place or not attribute:
+        raise RewardError("not of the form module:function", where=where, fix="write file.py:function")
+    module = _module_of_file(Path(place), where) if place.endswith(".py") else _module(place, where)
+    if not hasattr(module, attribute):
+        raise RewardError(f"{place} has no {attribute!r}", where=where, fix=_nearest(attribute, _callables(module)))
+    return getattr(module, attribute)
 
 
 def _unknown(name: str) -> RewardError:
@@ -191,13 +245,17 @@ def _failed_import(error: BaseException, where: str) -> RewardError:
     return RewardError(what, where=where, fix="mend the module")
 
 
-def _instance(cls: type, options: Mapping[str, Any], where: str) -> Reward:
+def _bind(cls: type, options: Mapping[str, Any], where: str) -> None:
     try:
         inspect.signature(cls).bind(**options)
     except (TypeError, ValueError) as error:  # ValueError: a class of C code without a signature
         raise RewardError(
             f"options do not fit ({error})", where=where, fix="see the arguments of its __init__"
         ) from error
+
+
+def _instance(cls: type, options: Mapping[str, Any], where: str) -> Reward:
+    _bind(cls, options, where)
     try:
         reward = cls(**options)
     except PCPOError:
@@ -213,4 +271,4 @@ def _instance(cls: type, options: Mapping[str, Any], where: str) -> Reward:
     return reward
 
 
-__all__ = ["REWARDS", "RewardSpec", "build_rewards", "load_reward"]
+__all__ = ["EXTRAS", "REWARDS", "RewardSpec", "build_rewards", "check_built_ins", "check_prompts", "load_reward"]
