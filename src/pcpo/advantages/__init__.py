@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pcpo.advantages.group import global_std, grpo, zero_std_groups, zero_std_mask
+from pcpo.advantages.group import global_std, grpo, standardised, zero_std_groups, zero_std_mask
 from pcpo.advantages.running import RunningStats
 
 
@@ -32,6 +32,7 @@ __all__ = [
     "RunningStats",
     "global_std",
     "grpo",
+    "standardised",
     "zero_std_groups",
     "zero_std_mask",
 ]

@@ -26,6 +26,16 @@ def global_std(rewards: Tensor, valid: Tensor, clip: float = 5.0) -> Tensor:
     return _normalise(rewards, valid, mean, std, clip)
 
 
+def standardised(rewards: Tensor, valid: Tensor) -> Tensor:
+    """(R - mean_group) / std_group, exactly: no epsilon and no clip, [P, G] float64; 0 where grpo gives 0.
+
+    Without the epsilon it does not change when R is scaled or shifted, however small its spread.
+    """
+    mean, var = _group_moments(rewards, valid)
+    dead = ~valid | zero_std_mask(rewards, valid)[:, None]
+    return ((rewards.double() - mean) / var.sqrt()).masked_fill(dead, 0)
+
+
 def zero_std_mask(rewards: Tensor, valid: Tensor) -> Tensor:
     """True [P] for groups that teach nothing: all valid rewards equal, or fewer than two of them."""
     low = rewards.masked_fill(~valid, torch.inf).amin(1)

@@ -18,7 +18,11 @@ def rewards(context: typer.Context) -> None:
     from pcpo.cli.listing import print_table
     from pcpo.rewards.registry import REWARDS
 
-    print_table((name, spec.summary) for name, spec in REWARDS.items())
+    rows = [
+        (name, spec.source, spec.summary + (f" [extra: {spec.extra}]" if spec.extra else ""))
+        for name, spec in REWARDS.items()
+    ]
+    print_table([("reward", "source", "what it measures"), *rows])
     typer.echo("\nYour own: module:function or file.py:function, called with (images, prompts, metadata)")
 
 

@@ -14,24 +14,20 @@ def validate(
     ] = None,
 ) -> None:
     """Check settings, prompts, model header, rewards and output folder without loading a model."""
-    from pcpo.data.prompts import load_prompts
     from pcpo.models.folders import read_header
     from pcpo.models.loading import adapter_class
-    from pcpo.rewards.base import ready
-    from pcpo.rewards.registry import REWARDS, load_reward
     from pcpo.trainer.configfile import load_config
+    from pcpo.trainer.inputs import check_rewards, prompt_sets
     from pcpo.trainer.parts import check_family
     from pcpo.trainer.runfolder import check_output
 
     config = load_config(source, overrides or [])
     typer.echo("settings  ok")
-    prompts = load_prompts(config.prompts)
-    typer.echo(f"prompts   ok, {len(prompts)}")
+    prompts, evaluated = prompt_sets(config)
+    typer.echo(f"prompts   ok, {len(prompts)}" + (f", {len(evaluated)} held out" if config.held_out else ""))
     header = read_header(config.model.path)
     check_family(config, adapter_class(header).kind)
     typer.echo(f"model     ok, {header.pipeline}")
-    for part in config.reward:
-        if part.name not in REWARDS or REWARDS[part.name].target.startswith("pcpo.rewards.remote."):
-            ready(load_reward(part.name, **part.options))
+    check_rewards(config, [*prompts, *evaluated])
     typer.echo(f"rewards   ok, {', '.join(part.name for part in config.reward)}")
     typer.echo(f"output    ok, {check_output(config, resume=False)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import os
 import stat
@@ -32,9 +33,9 @@ class Prompt:
 
 
 def embedded_prompt_sets() -> dict[str, Path]:
-    """Name -> text file of every prompt set that ships with the package, sorted by name."""
+    """Name -> file of every prompt set that ships with the package, sorted by name."""
     folder = Path(str(resources.files("pcpo"))) / "assets" / "prompts"
-    return {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES}
 
 
 def load_prompts(source: str | os.PathLike[str] | Sequence[str]) -> list[Prompt]:
@@ -68,6 +69,25 @@ def load_prompts(source: str | os.PathLike[str] | Sequence[str]) -> list[Prompt]
         )
     rows: Iterator[Row] = ((f"prompt list, item {number}", text, {}) for number, text in enumerate(source))
     return _collect(rows, where="prompt list")
+
+
+def hold_out(prompts: Sequence[Prompt], share: float) -> tuple[list[Prompt], list[Prompt]]:
+    """Split into (training, held out): a prompt is held out when the SHA-256 of its text, over 2^256, is below share.
+
+    So the choice depends on the text alone: not on the order, not on the other prompts, and a text that comes twice is
+    on one side. Raises PromptError when a side would be empty.
+    """
+    sides: tuple[list[Prompt], list[Prompt]] = [], []
+    for prompt in prompts:
+        digest = hashlib.sha256(prompt.text.encode("utf-8")).digest()
+        sides[int.from_bytes(digest, "big") < share * 2**256].append(prompt)
+    if not all(sides):
+        raise PromptError(
+            f"held_out {share:g} of {len(prompts)} prompts leaves none {'to hold out' if sides[0] else 'to train on'}",
+            where="held_out",
+            fix="use more prompts, another share, or a file of its own as evaluation.prompts",
+        )
+    return sides
 
 
 def _refuse_unknown_set(name: str, known: list[str]) -> NoReturn:
@@ -196,4 +216,4 @@ def _check_string(value: Any, what: str, limit: int, where: str) -> None:
             )
 
 
-__all__ = ["Prompt", "embedded_prompt_sets", "load_prompts"]
+__all__ = ["Prompt", "embedded_prompt_sets", "hold_out", "load_prompts"]

@@ -83,7 +83,8 @@ class Console:
         parts = event.get("rewards") or {}
         named = ", ".join(f"{name} {number(value)}" for name, value in parts.items()) if len(parts) > 1 else ""
         line = f"evaluation at {event['iteration']}: reward {number(event.get('reward_mean'))}{spread}"
-        self._say(f"{line} ({named})" if named else line, style="cyan")
+        held = ", ".join(f"{name} {number(value)}" for name, value in (event.get("held_out") or {}).items())
+        self._say(line + (f" ({named})" if named else "") + (f"; held out: {held}" if held else ""), style="cyan")
 
     def warn(self, message: str) -> None:
         """Print a warning; also when quiet."""

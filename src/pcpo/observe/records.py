@@ -106,6 +106,7 @@ class Evaluation(_Event):
     reward_mean: Number = None
     reward_std: Number = None
     rewards: dict[str, Number] = {}
+    held_out: dict[str, Number] = {}
     prompts: list[str] = []
     values: list[Number] = []
     sheet: str | None = None

@@ -33,6 +33,11 @@ class WeightedSum:
                 raise RewardError("name used twice", where=f"reward {name!r}", fix="give each part its own name")
         self.parts = list(parts)
 
+    @property
+    def weights(self) -> dict[str, float]:
+        """Weight of each part by name."""
+        return {name: weight for name, _, weight in self.parts}
+
     def ready(self) -> None:
         """Let every part that can say so say whether it could score now; RewardError if one cannot."""
         for _, reward, _ in self.parts:

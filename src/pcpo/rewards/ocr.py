@@ -78,7 +78,7 @@ def target_of(prompt: str, metadata: Mapping[str, Any]) -> str:
         raise PromptError(
             "no text to read" if given is None else f"target {given!r} is no text",
             where=f"prompt {prompt[:80]!r}",
-            fix='the reward ocr needs the text in double quotes, as in: a sign that says "OPEN"; or "target" in its metadata',
+            fix='the reward ocr reads the text in double quotes (a sign that says "OPEN"), or "target" in the metadata',
         )
     return target
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pcpo.rewards.clip import CLIPScore
@@ -18,8 +20,8 @@ class PickScore(CLIPScore):
     ``laion/CLIP-ViT-H-14-laion2B-s32B-b79K``. Raises RewardError for a model without a logit_scale.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, model: str | os.PathLike[str], device: str | torch.device = "cpu", **options: Any) -> None:
+        super().__init__(model, device, **options)
         self.scale = math.exp(self.learned("logit_scale"))
 
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Tensor:

@@ -37,7 +37,7 @@ REWARDS: dict[str, RewardSpec] = {
     "aesthetic": RewardSpec(
         "LAION aesthetic predictor v2, about 1 to 10; options: model (a CLIP), head, and those of clip_score",
         "pcpo.rewards.aesthetic:Aesthetic",
-        "LAION, improved-aesthetic-predictor",
+        "LAION 2022",
     ),
     "clip_score": RewardSpec(
         "text alignment: cosine by a CLIP-like model; options: model (folder or hub id), device, batch_size, dtype, "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pcpo.errors import RewardError
@@ -23,10 +25,17 @@ class SigLIPScore(CLIPScore):
     RewardError for a model without logit_scale and logit_bias.
     """
 
-    def __init__(self, *arguments: Any, output: str = "logit", **options: Any) -> None:
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        device: str | torch.device = "cpu",
+        *,
+        output: str = "logit",
+        **options: Any,
+    ) -> None:
         if output not in OUTPUTS:
             raise RewardError(f"output {output!r}", where="siglip_score", fix=f"use one of: {', '.join(OUTPUTS)}")
-        super().__init__(*arguments, **options)
+        super().__init__(model, device, **options)
         self.output = output
         self.scale, self.bias = math.exp(self.learned("logit_scale")), self.learned("logit_bias")
 

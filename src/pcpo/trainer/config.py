@@ -6,9 +6,9 @@ B = batch.prompts * batch.group_size pictures and makes `train.epochs * train.up
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pcpo.credit import check_credit
 from pcpo.errors import ConfigError
@@ -47,6 +47,18 @@ class RewardPart(Section):
     name: str = Field(description="built-in name, `module:function`, or `file.py:function`")
     weight: float = Field(1.0, description="factor in the sum")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the reward")
+
+
+def _as_parts(value: Any) -> Any:
+    """Accept `reward: name` and lists that mix names and mappings."""
+    if isinstance(value, str | dict):
+        value = [value]
+    if isinstance(value, list):
+        return [{"name": part} if isinstance(part, str) else part for part in value]
+    return value
+
+
+RewardParts = Annotated[list[RewardPart], BeforeValidator(_as_parts)]
 
 
 class SamplerSettings(Section):
@@ -161,7 +173,10 @@ class EvaluationSettings(Section):
     """Fixed prompts and noises, before, during and after."""
 
     every: int = Field(10, ge=1, description="iterations between evaluations")
-    prompts: str | list[str] | None = Field(None, description="null: the first training prompts")
+    prompts: str | list[str] | None = Field(
+        None, description="null: the prompts of `held_out`, or else the first training prompts"
+    )
+    rewards: RewardParts = Field([], description="held-out rewards: measured at every evaluation, never trained on")
     num_prompts: int = Field(8, ge=1, description="at most this many prompts")
     per_prompt: int = Field(2, ge=1, description="pictures per prompt")
     steps: int | None = Field(None, ge=1, description="sampling steps; null: as in training")
@@ -189,7 +204,15 @@ class Config(Section):
     name: str = Field("pcpo", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="label in reports and folders")
     model: ModelSettings = ModelSettings()
     prompts: str | list[str] = Field("common50", description="embedded set, .txt or .jsonl file, or a list")
-    reward: list[RewardPart] = Field([RewardPart(name="colorfulness")], description="weighted sum of these")
+    held_out: float = Field(
+        0.0, ge=0, lt=1, description="share of the prompts kept from training for evaluation, by a hash of their text"
+    )
+    reward: RewardParts = Field([RewardPart(name="colorfulness")], description="what is trained on")
+    reward_mix: Literal["weighted_sum", "normalised", "advantages"] = Field(
+        "weighted_sum",
+        description="what the weights of several rewards sum: raw values, values over their group's mean and std, "
+        "or advantages",
+    )
     sampler: SamplerSettings = SamplerSettings()
     credit: CreditSettings = CreditSettings()
     objective: ObjectiveSettings = ObjectiveSettings()
@@ -200,16 +223,6 @@ class Config(Section):
     optim: OptimSettings = OptimSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
-
-    @field_validator("reward", mode="before")
-    @classmethod
-    def _reward_shorthand(cls, value: Any) -> Any:
-        """Accept `reward: name` and lists that mix names and mappings."""
-        if isinstance(value, str | dict):
-            value = [value]
-        if isinstance(value, list):
-            return [{"name": part} if isinstance(part, str) else part for part in value]
-        return value
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Config:
@@ -241,6 +254,12 @@ def _contradictions(config: Config) -> list[str]:
     family = SAMPLERS[config.sampler.name].family
     if not config.reward:
         found.append("reward: at least one reward is needed")
+    if config.held_out and config.evaluation.prompts is not None:
+        found.append("held_out keeps prompts for evaluation, and evaluation.prompts names others: drop one of them")
+    if config.reward_mix == "normalised" and batch.group_size == 1:
+        found.append(
+            "reward_mix normalised: a group of one has no spread; use another mix, or batch.group_size 2 or more"
+        )
     if batch.group_size == 1 and config.advantage.name != "running":
         found.append(
             f"batch.group_size 1 with advantage.name {config.advantage.name}: a group of one always has advantage 0; "

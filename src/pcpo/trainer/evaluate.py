@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pcpo.models.base import Adapter
 from pcpo.models.lora import trainable
 from pcpo.observe.console import Console
 from pcpo.rewards.base import evaluate
+from pcpo.rewards.mixing import WeightedSum
 from pcpo.samplers import make_sampler
 from pcpo.trainer.collect import calls, evaluation_request, sample_pictures
 from pcpo.trainer.config import Config
@@ -36,6 +37,7 @@ class Evaluator:
         algorithm: Algorithm,
         prompts: Sequence[Prompt],
         reward: Reward,
+        held_out: WeightedSum | None = None,
     ) -> None:
         settings = config.evaluation
         sampler = make_sampler("ode") if settings.deterministic else algorithm.sampler
@@ -44,7 +46,7 @@ class Evaluator:
         self.stats = sampler.stats(self.grid)
         scale = settings.guidance_scale
         self.policy = Policy(adapter, self.grid, config.sampler.guidance_scale if scale is None else scale)
-        self.sampler, self.reward = sampler, reward
+        self.sampler, self.reward, self.held_out = sampler, reward, held_out
         self.request = evaluation_request(list(prompts[: settings.num_prompts]), settings.per_prompt)
         self.cond = adapter.encode([p.text for p in self.request.prompts])
         self.columns = settings.per_prompt * max(1, 8 // settings.per_prompt)
@@ -70,11 +72,20 @@ class Evaluator:
             "reward_mean": float(scored.mean()) if len(scored) else None,
             "reward_std": float(scored.std(correction=0)) if len(scored) else None,
             "rewards": {name: float(part[result.valid].mean()) for name, part in result.info.items()},
+            "held_out": self._held_out(pictures, metadata),
             "prompts": request.texts,
             "values": [float(v) if ok else None for v, ok in zip(result.values, result.valid, strict=True)],
             "sheet": sheet,
             "pictures": names,
         }
+
+    def _held_out(self, pictures: Tensor, metadata: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+        """Mean of each held-out reward over the pictures that it judges; None where it judges none."""
+        means: dict[str, float | None] = {}
+        for name, reward, _ in self.held_out.parts if self.held_out else []:
+            result = evaluate(reward, pictures, self.request.texts, metadata, name=name)
+            means[name] = float(result.values[result.valid].mean()) if result.valid.any() else None
+        return means
 
 
 def gradient_share(update: Update, pictures: int, group_size: int) -> dict[str, Any]:

@@ -76,8 +76,7 @@ class Learner:
         lap("rollout")
         result = self._score(request, decode(self.adapter, trajectory.latents, size))
         groups = (config.batch.prompts, config.batch.group_size)
-        rewards, valid = result.values.view(groups), result.valid.view(groups)
-        advantage = self.advantages(rewards, valid, [p.text for p in request.prompts])
+        advantage, rewards, valid = self.advantages(result, groups, [p.text for p in request.prompts])
         lap("reward")
 
         update = Update(

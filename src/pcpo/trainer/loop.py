@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from pcpo import __version__
-from pcpo.data.prompts import load_prompts
 from pcpo.errors import ConfigError, RewardError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
@@ -21,14 +20,12 @@ from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter, read_events
 from pcpo.observe.trackers import tracking
-from pcpo.rewards.base import ready
-from pcpo.rewards.mixing import WeightedSum
-from pcpo.rewards.registry import build_rewards
 from pcpo.trainer import runfolder
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config, merge, validate
 from pcpo.trainer.evaluate import Evaluator
+from pcpo.trainer.inputs import make_rewards, prompt_sets
 from pcpo.trainer.iteration import Learner
 from pcpo.trainer.parts import build_algorithm, check_family
 from pcpo.trainer.state import TrainState
@@ -76,16 +73,10 @@ class PCPOTrainer:
             model = wrap_pipeline(model)
         self.config = config = _with_arguments(config, model, reward, prompts)
         self.folder = runfolder.check_output(config, resume)
-        self.prompts = load_prompts(config.prompts)
-        held_out = load_prompts(config.evaluation.prompts) if config.evaluation.prompts else self.prompts
+        self.prompts, evaluated = prompt_sets(config)
         kind = model.kind if isinstance(model, Adapter) else adapter_class(read_header(config.model.path)).kind
         check_family(config, kind)
-        self.reward = (
-            WeightedSum([(config.reward[0].name, reward, 1.0)])
-            if reward is not None
-            else build_rewards([(part.name, part.weight, part.options) for part in config.reward])
-        )
-        ready(self.reward)
+        self.reward, held_out = make_rewards(config, reward, [*self.prompts, *evaluated])
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
         self.device = model.device if isinstance(model, Adapter) else _device(config.run.device)
@@ -99,8 +90,8 @@ class PCPOTrainer:
         self.adapter.autocast = torch.bfloat16 if config.run.precision == "bf16" else None
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
-        self.advantages = Advantages(config.advantage)
-        self.evaluator = Evaluator(config, self.adapter, self.algorithm, held_out, self.reward)
+        self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
+        self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, self.reward, held_out)
         self.console = console or Console(quiet, config.train.iterations)
         self.state = TrainState(
             trainable(self.adapter.backbone), config.optim, self.advantages, self.algorithm.adaptive

@@ -73,8 +73,9 @@ class TrainState:
             shadow = zip(self.names, self.ema.shadow_params, strict=True)
             tensors |= {f"ema.{name}": p for name, p in shadow}
             state["ema_step"] = self.ema.optimization_step
-        if self.advantages.running is not None:
-            state["running"] = self.advantages.running.state_dict()
+        running = self.advantages.state_dict()
+        if running is not None:
+            state["running"] = running
         if self.adaptive is not None:
             state["adaptive"] = self.adaptive.state_dict()
         return checkpoint.save(self.path(parent), tensors, state)
@@ -98,8 +99,8 @@ class TrainState:
                     for name, shadow in zip(self.names, self.ema.shadow_params, strict=True):
                         shadow.copy_(tensors[f"ema.{name}"])
                     self.ema.optimization_step = state["ema_step"]
-            if self.advantages.running is not None:
-                self.advantages.running.load_state_dict(state["running"])
+            if self.advantages.state_dict() is not None:
+                self.advantages.load_state_dict(state["running"])
             if self.adaptive is not None:
                 self.adaptive.load_state_dict(state["adaptive"])
             self.iteration, self.samples = state["iteration"], state["samples"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcpo.data import prompts as module
-from pcpo.data.prompts import Prompt, embedded_prompt_sets, load_prompts
+from pcpo.data.prompts import Prompt, embedded_prompt_sets, hold_out, load_prompts
 from pcpo.errors import PromptError
 
 
@@ -54,6 +54,56 @@ def test_every_set_in_the_package_loads():
     sets = embedded_prompt_sets()
     assert all(load_prompts(name) for name in sets)
     assert list(sets) == sorted(sets)
+
+
+def test_the_sets_of_the_package_are_what_they_say():
+    animals = [p.text for p in load_prompts("animals")]
+    assert len(set(animals)) == 45 and animals[0] == "cat" and animals[-1] == "kangaroo"
+    for name, least in (("ocr", 100), ("ocr_easy", 30)):
+        prompts = load_prompts(name)
+        assert len({p.text for p in prompts}) == len(prompts) >= least
+        assert all(f'"{p.metadata["target"]}"' in p.text for p in prompts)
+    assert all(p.metadata["target"].isalpha() for p in load_prompts("ocr_easy"))
+
+
+def test_the_compositional_set_says_in_its_tags_what_its_texts_ask_for():
+    prompts = load_prompts("compositional")
+    assert len({p.text for p in prompts}) == len(prompts) >= 200
+    numbers = {1: ("a ", "an "), 2: ("two ",), 3: ("three ",), 4: ("four ",)}
+    for prompt in prompts:
+        for part in prompt.metadata["include"]:
+            thing = " ".join([*([part["color"]] if "color" in part else []), part["class"]])
+            plural = "s" if part["count"] > 1 else ""
+            assert any(f"{word}{thing}{plural}" in prompt.text for word in numbers[part["count"]]), prompt.text
+            if "position" in part:
+                relation, anchor = part["position"]
+                other = prompt.metadata["include"][anchor]["class"]
+                assert prompt.text.index(part["class"]) < prompt.text.index(relation) < prompt.text.rindex(other)
+    tags = {"single_object", "two_object", "counting", "colors", "position", "color_attr", "color_count"}
+    assert {p.metadata["tag"] for p in prompts} == tags
+
+
+TEXTS = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=30, max_size=60, unique=True)
+
+
+@given(TEXTS, st.randoms())
+def test_held_out_prompts_depend_on_their_own_text_alone(texts, random):
+    def held(some):
+        return {p.text for p in hold_out([Prompt(text) for text in [*some, *some]], 0.5)[1]}
+
+    whole = held(texts)
+    shuffled = random.sample(texts, len(texts))
+    assert held(shuffled) == whole and held(shuffled[:28]) == whole & set(shuffled[:28])
+
+
+def test_the_share_held_out():
+    prompts = [Prompt(str(n)) for n in range(2000)]
+    small, large = (hold_out(prompts, share) for share in (0.1, 0.3))
+    assert len(small[1]) == pytest.approx(200, abs=40) and len(large[1]) == pytest.approx(600, abs=60)
+    assert set(small[1]) < set(large[1]) and sorted([*small[0], *small[1]], key=lambda p: int(p.text)) == prompts
+    for share, rest in ((1e-9, "to hold out"), (1 - 1e-9, "to train on")):
+        with pytest.raises(PromptError, match=f"leaves none {rest}"):
+            hold_out(prompts[:3], share)
 
 
 TEXT_CASES = {
