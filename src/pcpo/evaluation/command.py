@@ -14,7 +14,7 @@ from pcpo.data.prompts import load_prompts
 from pcpo.errors import ConfigError
 from pcpo.evaluation.compare import BASE, Comparer, Sampling, check_source, held_out
 from pcpo.evaluation.features import EMBEDDED, load_features
-from pcpo.evaluation.matched import MatchedRun, check_matched, quality_at_matched_reward
+from pcpo.evaluation.matched import MatchedRun, check_matched, find_match, quality_at_matched_reward
 from pcpo.evaluation.measure import Evaluation
 from pcpo.evaluation.tables import matched_json, print_evaluations, print_matches, to_json
 from pcpo.models import folders
@@ -54,8 +54,11 @@ def run(request: Request) -> dict[str, Any]:
     configs = [config for source in request.sources if (config := check_source(source)) is not None]
     if request.held_out is not None and request.target is None:
         raise ConfigError("goes with --matched", where="--held-out", fix="choose prompts with --prompts")
+    sampled = len(request.sources)
     if request.target is not None:
-        check_matched(request.sources, request.target)
+        sampled = sum(
+            find_match(run, request.target) is not None for run in check_matched(request.sources, request.target)
+        )
     references = list(request.references if request.references is not None else [BASE] if configs else [])
     for name in references:
         if name != BASE:
@@ -69,7 +72,7 @@ def run(request: Request) -> dict[str, Any]:
         if EMBEDDED in request.features and any(c.model.path not in folders.EMBEDDED for c in configs):
             console.warn("emoji_clip knows emoji only; choose --features for other pictures")
         work = sum(s.work for s in (sampling, others) if s is not None)
-        with console.task("sampling", work * (len(request.sources) + (BASE in references))) as advance:
+        with console.task("sampling", work * (sampled + (BASE in references))) as advance:
             first = Comparer(sampling, features, rewards, references, advance)
             if request.target is None:
                 tables = {"": _evaluate(first, request.sources, configs)}

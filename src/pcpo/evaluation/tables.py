@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -28,36 +29,37 @@ def print_evaluations(evaluations: Sequence[Evaluation], title: str = "", file: 
     terminal = Console(file=stream, highlight=False, width=None if stream.isatty() else WIDE)
     if title:
         terminal.print(_clean(title), style="bold", markup=False)
-    for place, features in enumerate(evaluations[0].features):
+    for place in range(len(evaluations[0].features)):
         terminal.print(_feature_table(evaluations, place))
         if any(d.biased for e in evaluations for d in e.features[place].distances):
-            terminal.print(f"  {BIASED}", style="dim")
-        if any(e.features[place].captions for e in evaluations):
-            terminal.print(f"  retrieval and inception score over {features.captions} prompts", style="dim")
+            terminal.print(BIASED, style="dim")
+        if any(e.features[place].alignment is not None for e in evaluations):
+            terminal.print(_caption_table(evaluations, place))
     if any(e.rewards for e in evaluations):
         names = list(dict.fromkeys(r.reward for e in evaluations for r in e.rewards))
         found = [{r.reward: r for r in e.rewards} for e in evaluations]
         rows = [[_spread(f[n].mean, f[n].std) if n in f else "" for n in names] for f in found]
         terminal.print(_table("rewards: mean +- std over pictures", names, evaluations, rows))
     monitors = list(evaluations[0].monitors)
-    rows = [[number(e.monitors[name], 3) for name in monitors] for e in evaluations]
-    terminal.print(_table("monitors", [name.replace("_", " ") for name in monitors], evaluations, rows))
+    rows = [[_fixed(e.monitors[name]) for name in monitors] for e in evaluations]
+    terminal.print(_table("monitors", [name.replace("_", "\n") for name in monitors], evaluations, rows))
 
 
 def print_matches(runs: Sequence[MatchedRun], target: float, file: TextIO | None = None) -> None:
     """Which weights of each run are compared."""
     stream = file or sys.stdout
     terminal = Console(file=stream, highlight=False, width=None if stream.isatty() else WIDE)
-    table = Table(
-        title=f"first saved weights with an evaluation reward of {number(target)} or more", title_style="bold"
-    )
+    title = f"first saved weights with an evaluation reward of {target:g} or more"
+    table = Table(title=title, title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     for column in ("reached at", "weights of", "reward", "best"):
         table.add_column(column, justify="right")
     for run in runs:
         match = run.match
-        cells = ("never", "", "") if match is None else (str(match.reached), str(match.iteration), number(match.reward))
-        table.add_row(_clean(run.run), *cells, number(run.best))
+        cells = (
+            ("never", "", "") if match is None else (str(match.reached), str(match.iteration), number(match.reward, 5))
+        )
+        table.add_row(_clean(run.run), *cells, number(run.best, 5))
     terminal.print(table)
 
 
@@ -91,9 +93,9 @@ def _sampling_json(sampling: Sampling) -> dict[str, Any]:
 def _feature_table(evaluations: Sequence[Evaluation], place: int) -> Table:
     rows = [e.features[place] for e in evaluations]
     references = list(dict.fromkeys(d.reference for row in rows for d in row.distances))
-    heads = [f"{kind} to {name}" for name in references for kind in ("Frechet", f"kernel x{KERNEL_UNIT}")]
-    heads += ["pairwise", "perceptual", "Vendi", "alignment", "retrieval", "inception score"]
-    title = f"{rows[0].features}, {rows[0].dimensions} dimensions"
+    heads = [f"{kind}\nto {name}" for name in references for kind in ("Frechet", f"kernel x{KERNEL_UNIT}")]
+    heads += ["pairwise", "perceptual", "Vendi"]
+    title = f"distance and diversity in {_space(rows[0])}"
     return _table(title, heads, evaluations, [_feature_cells(row, references) for row in rows])
 
 
@@ -102,27 +104,42 @@ def _feature_cells(row: FeatureMetrics, references: Sequence[str]) -> list[str]:
     cells = []
     for name in references:
         d = distances.get(name)
-        cells += (
-            ["", ""]
-            if d is None
-            else [
-                number(d.frechet, 3) + ("*" if d.biased else ""),
-                number(d.kernel * KERNEL_UNIT, 3),
-            ]
-        )
-    values = (row.pairwise, row.perceptual, row.vendi, row.alignment, row.retrieval, row.inception_score)
-    return cells + ["" if value is None else number(value, 3) for value in values]
+        frechet = "" if d is None else _fixed(d.frechet) + ("*" if d.biased and d.frechet else "")
+        cells += [frechet, "" if d is None else _fixed(d.kernel * KERNEL_UNIT)]
+    return [*cells, _fixed(row.pairwise), _fixed(row.perceptual), _fixed(row.vendi)]
+
+
+def _caption_table(evaluations: Sequence[Evaluation], place: int) -> Table:
+    rows = [e.features[place] for e in evaluations]
+    cells = [
+        ["" if not row.captions else str(row.captions), _fixed(row.alignment), _fixed(row.retrieval)]
+        + [_fixed(row.inception_score)]
+        for row in rows
+    ]
+    heads = ["prompts", "alignment", "retrieval", "inception\nscore"]
+    return _table(f"fit to the prompts in {_space(rows[0])}", heads, evaluations, cells)
+
+
+def _space(row: FeatureMetrics) -> str:
+    return f"{row.features}, {row.dimensions} dimensions"
 
 
 def _table(title: str, heads: Sequence[str], evaluations: Sequence[Evaluation], rows: Sequence[list[str]]) -> Table:
-    table = Table(title=_clean(title), title_style="bold", title_justify="left")
+    table = Table(title=_clean(title), title_style="bold", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("source", overflow="fold")
     table.add_column("pictures", justify="right")
     for head in heads:
-        table.add_column(_clean(head), justify="right")
+        table.add_column("\n".join(map(_clean, head.split("\n"))), justify="right")
     for evaluation, cells in zip(evaluations, rows, strict=True):
         table.add_row(_clean(evaluation.name), str(evaluation.pictures), *cells)
     return table
+
+
+def _fixed(value: float | None) -> str:
+    """Three decimals where they say something, so that a column's points stand below each other."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 100 else number(value, 3)
 
 
 def _spread(mean: float | None, std: float | None) -> str:

@@ -135,9 +135,7 @@ def test_the_command_writes_what_it_prints(finished, tmp_path, capsys):
     assert [e["name"] for e in document["evaluations"]][1] == str(finished)
     assert document["sampling"]["prompts"] == ["red", "a blue boat", "green tree"]
     assert document["sampling"]["guidance_scale"] == 3.0
-    assert all(
-        words in printed for words in ("emoji_clip, 128 dimensions", "colorfulness", "edge density", "* not more")
-    )
+    assert all(words in printed for words in ("emoji_clip, 128 dimensions", "colorfulness", "colour", "* not more"))
 
     (tmp_path / "other.txt").write_text("red\nyellow\npink\n")
     request = Request([str(finished)], count=1, steps=2, target=2.5, held_out=str(tmp_path / "other.txt"), rewards=[])
