@@ -113,6 +113,7 @@ def test_a_failing_cell_is_recorded_and_the_rest_goes_on(study_file, tmp_path, o
     assert not list((out / "failures").iterdir())
 
 
+@pytest.mark.slow
 def test_runners_share_a_folder_and_a_killed_ones_cell_is_resumed(study_file, tmp_path, own, capsys):
     """This process and two others, one of which is killed in the middle of a cell."""
     rewards, longer = ("{colorfulness: }", f"{{own: {own}:slow}}"), ("train.iterations: 2", "train.iterations: 4")
