@@ -38,7 +38,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def pipelines():
-    """Folder -> the pipeline as it was loaded once, to be copied: reading it again takes most of a tiny run."""
+    """Folder and dtypes -> the pipeline as it was loaded once, to be copied: reading takes most of a tiny run."""
     return {}
 
 
@@ -49,10 +49,11 @@ def trainer(folders, pipelines, tmp_path, monkeypatch):
 
     load = loading.load_pipeline
 
-    def load_once(path):
-        if path not in pipelines:
-            pipelines[path] = load(path)
-        return copy.deepcopy(pipelines[path])
+    def load_once(path, dtype, others):
+        key = path, dtype, tuple(others.items())
+        if key not in pipelines:
+            pipelines[key] = load(path, dtype, others)
+        return copy.deepcopy(pipelines[key])
 
     def make(family="sd", *, output="run", reward=training.reddish, resume=False, **changes):
         from pcpo.trainer.loop import PCPOTrainer

@@ -48,7 +48,7 @@ def double(monkeypatch):
                 part.double()
         if hasattr(trainer.adapter, "alphas_cumprod"):
             trainer.adapter.alphas_cumprod = trainer.adapter.alphas_cumprod.double()
-        trainer.adapter._cache.clear()
+        trainer.adapter.embeddings.clear()
         return trainer
 
     return cast

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from pcpo.errors import ConfigError, ModelError
+from pcpo.models.embeddings import DiskEmbeddings
+from pcpo.models.precision import cast, part_dtypes
 from pcpo.types import Grid
 
 
@@ -53,7 +55,8 @@ class Adapter(ABC):
     """Base of the model families.
 
     `backbone` is the network that is tuned; everything else is frozen. Predictions are float32, in the sampler's terms:
-    eps for diffusion, velocity for flow. Settings that are None are the pipeline's own.
+    eps for diffusion, velocity for flow. Settings that are None are the pipeline's own. With `offload`, text encoders
+    and VAE are on the device only while they work, and the backbone comes there when it is first called.
     """
 
     pipeline_class: ClassVar[str]
@@ -68,6 +71,8 @@ class Adapter(ABC):
         device: torch.device | str = "cpu",
         resolution: int | None = None,
         max_sequence_length: int | None = None,
+        *,
+        offload: bool = False,
     ) -> None:
         if max_sequence_length is not None and not self.takes_text_length:
             raise ConfigError(
@@ -80,13 +85,14 @@ class Adapter(ABC):
         self.path = str(pipe.config.get("_name_or_path") or type(pipe).__name__)
         self.device = torch.device(device)
         self.backbone: nn.Module = getattr(pipe, self.backbone_name)
-        for part in pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.requires_grad_(False).eval().to(self.device)
+        self.offload = offload
+        for part in self.parts().values():
+            part.requires_grad_(False).eval().to("cpu" if offload else self.device)
+        self._placed = not offload
         self.resolution = resolution or self.native_resolution()
         self.autocast: torch.dtype | None = None
-        self._cache: dict[str, dict[str, Tensor]] = {}
-        self._empty: dict[str, Tensor] = {}
+        self._dropped = False
+        self.embeddings: dict[str | None, dict[str, Tensor]] | DiskEmbeddings = {}
         self._frozen_copy: nn.Module | None = None
         self.set_up()
 
@@ -149,19 +155,68 @@ class Adapter(ABC):
             module = module.module
         return module
 
+    def parts(self) -> dict[str, nn.Module]:
+        """Backbone, VAE and text encoders that are there, by their names in the pipeline."""
+        return {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
+
+    @property
+    def text_encoders(self) -> list[str]:
+        """Names of the parts that are needed to encode prompts only."""
+        return [name for name in self.parts() if name not in (self.backbone_name, "vae")]
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of P prompts, float32; each prompt is encoded once, alone, and remembered.
 
         Where prompts have their own numbers of tokens, all are padded with zeros to the longest, masks too.
         """
-        if not self._empty:
-            self._empty = {name: value.float() for name, value in self.encode_empty().items()}
-        for prompt in prompts:
-            if prompt not in self._cache:
-                self._cache[prompt] = {name: value.float() for name, value in self.encode_one(prompt).items()}
-        empty, *rows = pad_tokens([self._empty, *(self._cache[prompt] for prompt in prompts)])
+        found = self.encode_ahead(prompts)
+        rows = [{name: value.to(self.device).float() for name, value in found[key].items()} for key in (None, *prompts)]
+        empty, *rows = pad_tokens(rows)
         return Conditioning({name: torch.cat([row[name] for row in rows]) for name in empty}, empty)
+
+    @torch.no_grad()
+    def encode_ahead(self, prompts: Sequence[str]) -> dict[str | None, dict[str, Tensor]]:
+        """Encode what has not been encoded yet; returns the tensors [1, ...] of every prompt, and of None, on the CPU.
+
+        Raises ModelError when a prompt is new and the text encoders have been dropped.
+        """
+        kept = {key: self.embeddings.get(key) for key in (None, *prompts)}
+        found = {key: value for key, value in kept.items() if value is not None}
+        missing = [key for key in kept if key not in found]
+        if missing and self._dropped:
+            raise ModelError(
+                f"the text encoders were dropped before this prompt was encoded: {missing[0]!r}",
+                where="run.offload",
+                fix="use run.offload=cpu",
+            )
+        if missing:
+            with self._on_device(*self.text_encoders):
+                for key in missing:
+                    rows = self.encode_empty() if key is None else self.encode_one(key)
+                    found[key] = self.embeddings[key] = {name: value.cpu() for name, value in rows.items()}
+        return found
+
+    def drop_text_encoders(self) -> None:
+        """Free the text encoders; only prompts that have been encoded can be used from now on."""
+        for name in self.text_encoders:
+            setattr(self.pipe, name, None)
+        self._dropped = True
+
+    @contextlib.contextmanager
+    def _on_device(self, *names: str) -> Iterator[None]:
+        """Inside, these parts are on the device; where parts are offloaded they go back to the CPU."""
+        if not self.offload:
+            yield
+            return
+        parts = [getattr(self.pipe, name) for name in names]
+        for part in parts:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.to("cpu")
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Conditioning, index: Tensor, guidance_scale: float) -> Tensor:
         """Guided prediction [N, ...] float32.
@@ -184,14 +239,26 @@ class Adapter(ABC):
         return empty + scale * (prompt - empty)
 
     def call(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        """One backbone call under the configured autocast; float32 out."""
+        """One backbone call under the configured autocast, float32 out; timesteps stay so: bf16 cannot count them."""
+        if not self._placed:
+            self.backbone.to(self.device)
+            self._placed = True
+        inputs = x
+        if self.autocast is not None:
+            inputs, cond = x.to(self.autocast), {name: value.to(self.autocast) for name, value in cond.items()}
         with torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None):
-            return self.forward(x, timestep, cond).float()
+            out = self.forward(inputs, timestep, cond)
+        return self.prediction(out.float(), x, timestep)
+
+    def prediction(self, out: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+        """The backbone's raw output as the sampler's prediction, all float32 [N, ...]."""
+        return out
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [B, 3, H, W] uint8 on the CPU from final latents [B, ...], by the pipeline's VAE."""
-        images = self.to_pictures(latents).float()
+        with self._on_device("vae"):
+            images = self.to_pictures(latents).float()
         return (images / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
 
     def to_pictures(self, latents: Tensor) -> Tensor:
@@ -200,6 +267,18 @@ class Adapter(ABC):
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         latents = self.unpack(latents) / vae.config.scaling_factor + shift
         return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+
+    def use_precision(self, dtype: torch.dtype, *, full: bool = False) -> None:
+        """Compute in `dtype`, with frozen weights in it; `full`: the backbone is tuned and keeps float32 weights.
+
+        A LoRA stays float32, and so do latents, means and log-probs.
+        """
+        self.autocast = None if dtype == torch.float32 else dtype
+        wanted = part_dtypes(dtype, self.backbone_name if full else None)
+        for name, part in self.parts().items():
+            target = wanted.get(name, dtype)
+            if next(part.parameters()).dtype != target:
+                cast(part, target)
 
     def replace_backbone(self, backbone: nn.Module) -> None:
         """Use other backbone weights, frozen."""

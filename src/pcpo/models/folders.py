@@ -47,6 +47,11 @@ def looks_like_hub_id(path: str) -> bool:
     return len(parts) == 2 and all(parts) and not path.startswith((".", "/", "~")) and "\\" not in path
 
 
+def has_weights(class_name: str) -> bool:
+    """Whether a component of this class is a network, rather than a tokenizer, a scheduler or the like."""
+    return not any(word in class_name for word in ("Tokenizer", "Scheduler", "Processor", "FeatureExtractor"))
+
+
 def read_header(path: str) -> ModelHeader:
     """The header of a local pipeline folder or embedded model; hub ids are fetched by their index file only.
 
@@ -77,8 +82,7 @@ def read_header(path: str) -> ModelHeader:
     if missing:
         raise ModelError(f"lacks the component folders {', '.join(missing)}", where=f"model {path}")
     for name, (_, cls) in header.components.items():
-        needs_weights = "Tokenizer" not in cls and "Scheduler" not in cls and "Processor" not in cls
-        if needs_weights and not any((folder / name).glob("*.safetensors*")):
+        if has_weights(cls) and not any((folder / name).glob("*.safetensors*")):
             raise ModelError("has no safetensors weights", where=str(folder / name))
     return header
 

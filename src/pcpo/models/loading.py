@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import nn
 
 from pcpo.errors import ModelError
 from pcpo.models.base import Adapter
-from pcpo.models.folders import ModelHeader, read_header, resolve
+from pcpo.models.folders import ModelHeader, has_weights, read_header, resolve
+from pcpo.models.precision import part_dtypes
 
 FAMILIES = {
     "StableDiffusionPipeline": "pcpo.models.stable_diffusion:StableDiffusionAdapter",
@@ -35,8 +37,10 @@ def adapter_class(header: ModelHeader) -> type[Adapter]:
     return getattr(importlib.import_module(module), name)
 
 
-def load_pipeline(path: str) -> Any:
-    """A diffusers pipeline in float32, from safetensors only. Raises ModelError."""
+def load_pipeline(
+    path: str, dtype: torch.dtype = torch.float32, others: Mapping[str, torch.dtype] | None = None
+) -> Any:
+    """A diffusers pipeline in `dtype` (`others`: parts that have another), from safetensors only. Raises ModelError."""
     # its advice to install torchvision is not for our users: pictures go through Pillow
     logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
     import transformers
@@ -45,25 +49,51 @@ def load_pipeline(path: str) -> Any:
 
     header = read_header(path)
     # diffusers asks for a T5 even where the index says that there is none, unless it is told None
-    extra: dict[str, Any] = dict.fromkeys(header.absent)
+    parts: dict[str, Any] = dict.fromkeys(header.absent)
     if header.pipeline == "StableDiffusionPipeline":
-        extra["safety_checker"] = None
+        parts["safety_checker"] = None
+    dtypes = {"default": dtype, **(others or {})}
     diffusers_logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     try:
-        pipe = DiffusionPipeline.from_pretrained(resolve(path), dtype=torch.float32, use_safetensors=True, **extra)
+        parts |= _text_encoders(path, header, dtypes)
+        pipe = DiffusionPipeline.from_pretrained(resolve(path), dtype=dtypes, use_safetensors=True, **parts)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"diffusers cannot load it: {reason}", where=f"model {path}") from error
     for name, part in pipe.components.items():
         absent = [n for n, p in part.named_parameters() if p.is_meta] if isinstance(part, nn.Module) else []
-        if absent:
-            raise ModelError(
-                f"{name} lacks {len(absent)} of its weights, {absent[0]} among them",
-                where=f"model {path}",
-                fix="save the pipeline again",
-            )
+        _refuse_missing(path, name, absent)
     return pipe
+
+
+def _text_encoders(path: str, header: ModelHeader, dtypes: dict[str, torch.dtype]) -> dict[str, nn.Module]:
+    """The parts that transformers loads. It fills weights that the files lack with random numbers: refused here."""
+    import transformers
+
+    loaded = {}
+    for name, (library, class_name) in header.components.items():
+        if library != "transformers" or not has_weights(class_name) or name == "safety_checker":
+            continue
+        cls = getattr(transformers, class_name)
+        loaded[name], report = cls.from_pretrained(
+            resolve(path),
+            subfolder=name,
+            dtype=dtypes.get(name, dtypes["default"]),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        _refuse_missing(path, name, sorted(report["missing_keys"]))
+    return loaded
+
+
+def _refuse_missing(path: str, name: str, absent: Sequence[str]) -> None:
+    if absent:
+        raise ModelError(
+            f"{name} lacks {len(absent)} of its weights, {absent[0]} among them",
+            where=f"model {path}",
+            fix="save the pipeline again",
+        )
 
 
 def wrap_pipeline(
@@ -82,7 +112,18 @@ def load_adapter(
     device: torch.device | str = "cpu",
     resolution: int | None = None,
     max_sequence_length: int | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+    full: bool = False,
+    offload: bool = False,
 ) -> Adapter:
-    """Load a pipeline and wrap it. The header is read first, so a wrong family is refused before any weight."""
+    """Load a pipeline and wrap it. The header is read first, so a wrong family is refused before any weight.
+
+    dtype of the computation and of frozen weights; `full`: the backbone is tuned as a whole, so it stays float32;
+    `offload`: text encoders and VAE are on the device only while they work.
+    """
     cls = adapter_class(read_header(path))
-    return cls(load_pipeline(path), device, resolution, max_sequence_length)
+    pipe = load_pipeline(path, dtype, part_dtypes(dtype, cls.backbone_name if full else None))
+    adapter = cls(pipe, device, resolution, max_sequence_length, offload=offload)
+    adapter.use_precision(dtype, full=full)
+    return adapter

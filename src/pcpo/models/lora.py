@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from torch import nn
 
@@ -25,6 +26,7 @@ def add_lora(
 
     Raises ConfigError when a target matches no module, or when the backbone has a LoRA of that name already.
     """
+    from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
     if name in getattr(adapter.unwrapped, "peft_config", {}):
@@ -39,6 +41,7 @@ def add_lora(
         )
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, init_lora_weights="gaussian", target_modules=names)
     adapter.unwrapped.add_adapter(config, name)
+    cast_training_params(adapter.unwrapped, torch.float32)
 
 
 def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

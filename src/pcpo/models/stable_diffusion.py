@@ -7,6 +7,7 @@ from torch import Tensor
 from pcpo.errors import ConfigError, ModelError
 from pcpo.models.base import Adapter
 from pcpo.samplers.grids import ddim_grid_from_scheduler, log_snr_uniform_grid
+from pcpo.samplers.parameterisation import diffusion_eps_from_v
 from pcpo.types import Grid
 
 
@@ -47,16 +48,14 @@ class StableDiffusionAdapter(Adapter):
         return {"prompt_embeds": self.pipe.encode_prompt(prompt, self.device, 1, False)[0]}
 
     def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        """eps [N, C, H, W]; a v-prediction is converted: eps = sqrt(ab) v + sqrt(1 - ab) x (2202.00512)."""
-        out = self.unet(x, timestep, cond)
-        if self.prediction_type == "epsilon":
-            return out
-        alpha_bar = self.alphas_cumprod[timestep.long()].view(-1, *[1] * (x.ndim - 1))
-        return alpha_bar.sqrt() * out.float() + (1 - alpha_bar).sqrt() * x
-
-    def unet(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Raw output [N, C, H, W]."""
         return self.backbone(x, timestep, encoder_hidden_states=cond["prompt_embeds"], return_dict=False)[0]
+
+    def prediction(self, out: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
+        """eps [N, C, H, W]; a v-prediction is converted."""
+        if self.prediction_type == "epsilon":
+            return out
+        return diffusion_eps_from_v(out, x, self.alphas_cumprod[timestep.long()])
 
     def grid(self, num_steps: int, *, kind: str = "scheduler", shift: float | None = None) -> Grid:
         """The DDIM grid of the scheduler, or one uniform in log-SNR, on which eta 1 has uniform native credit."""

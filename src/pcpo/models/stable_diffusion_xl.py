@@ -25,7 +25,7 @@ class StableDiffusionXLAdapter(StableDiffusionAdapter):
             return empty
         return {name: torch.zeros_like(value) for name, value in empty.items()}
 
-    def unet(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Raw output [N, C, H, W]."""
         side = float(self.resolution)
         sizes = x.new_tensor([side, side, 0.0, 0.0, side, side]).expand(len(x), -1)

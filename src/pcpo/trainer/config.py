@@ -37,7 +37,15 @@ class ModelSettings(Section):
     lora: LoraSettings = LoraSettings()
     resolution: int | None = Field(None, ge=8, description="picture side in pixels; null: the model's own")
     max_sequence_length: int | None = Field(
-        None, ge=1, description="T5 tokens of models that have (or lack) a T5; null: the pipeline's default"
+        None,
+        ge=1,
+        description="text tokens of models that take longer prompts than CLIP's; null: the pipeline's default",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, the same gradients, slower"
+    )
+    attention_backend: str | None = Field(
+        None, description="diffusers' name of an attention backend, e.g. flash or _native_math; null: its choice"
     )
 
 
@@ -161,6 +169,9 @@ class TrainSettings(Section):
 class OptimSettings(Section):
     """AdamW and what surrounds it."""
 
+    name: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw", description="adamw_8bit: moments of 8 bits, by bitsandbytes (extra `bitsandbytes`)"
+    )
     learning_rate: float = Field(3e-4, gt=0, description="constant over the run")
     betas: tuple[float, float] = Field((0.9, 0.999), description="decay of AdamW's running moments")
     weight_decay: float = Field(1e-4, ge=0, description="decoupled weight decay")
@@ -192,7 +203,16 @@ class RunSettings(Section):
     output: str | None = Field(None, description="run folder; null: runs/NAME-SEED")
     seed: int = Field(0, ge=0, lt=1 << 32, description="of prompts, noises, LoRA and the choice of steps")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: the accelerator if there is one")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast of the backbone; latents stay float32")
+    precision: Literal["fp32", "fp16", "bf16"] = Field(
+        "fp32", description="of frozen weights and of the computation; LoRA, tuned weights and latents stay float32"
+    )
+    offload: Literal["none", "cpu", "drop"] = Field(
+        "none",
+        description="encode all prompts first; keep idle text encoders and VAE on the CPU, or (drop) free the former",
+    )
+    vae_slicing: bool = Field(False, description="decode one picture at a time: less memory")
+    vae_tiling: bool = Field(False, description="decode large pictures in tiles: less memory, faint seams")
+    embedding_cache: str | None = Field(None, description="folder for encoded prompts, shared by runs; null: in memory")
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="also log scalars there")
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -179,27 +180,36 @@ class Learner:
                     gradients = self._measuring(part, steps) if first else None
                     for rows, positions in gradients.batches(size) if gradients else micro_batches(part, steps, size):
                         out = update.loss(rows, positions)
-                        (out.per_step.sum() / (len(part) * steps)).backward()
+                        scaler = self.state.scaler
+                        scaler.scale(out.per_step.sum() / (len(part) * steps)).backward()
                         if gradients is not None:
-                            gradients.take(positions)
+                            gradients.take(positions, scaler.get_scale())
                         metrics.add(out, positions)
                         del out  # its spent graph would hold memory during the next forward pass
                         advance(len(rows))
                     if first:
                         measured = gradients
                         ratio_error = metrics.max_abs("log_ratio")
-                    grad_norm = self._optimise()
+                    norm = self._optimise()
+                    if math.isfinite(norm):
+                        grad_norm = norm
+                    elif first:
+                        measured = None
         return metrics, grad_norm, ratio_error, measured
 
     def _optimise(self) -> float:
-        norm = float(torch.nn.utils.clip_grad_norm_(self.state.parameters, self.config.optim.max_grad_norm))
-        if not torch.isfinite(torch.tensor(norm)):
+        """One optimiser step; returns the gradient norm, not finite where fp16 overflowed and the step was left out."""
+        state = self.state
+        state.scaler.unscale_(state.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters, self.config.optim.max_grad_norm))
+        can_lower_scale = state.scaler.is_enabled() and state.scaler.get_scale() > 1
+        if not math.isfinite(norm) and not can_lower_scale:
             raise NumericError(
                 f"the gradient norm is {norm}; no weight was changed by this step",
-                where=f"iteration {self.state.iteration + 1}",
+                where=f"iteration {state.iteration + 1}",
                 fix="lower optim.learning_rate, or look at the reward and run.precision",
             )
-        self.state.step()
+        state.step()
         return norm
 
 

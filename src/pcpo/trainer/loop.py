@@ -14,7 +14,7 @@ from pcpo import __version__
 from pcpo.errors import ConfigError, RewardError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
-from pcpo.models.loading import adapter_class, load_adapter, wrap_pipeline
+from pcpo.models.loading import adapter_class, wrap_pipeline
 from pcpo.models.lora import add_lora, save_tuned, trainable
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
@@ -27,6 +27,7 @@ from pcpo.trainer.configfile import load_config, merge, validate
 from pcpo.trainer.evaluate import Evaluator
 from pcpo.trainer.inputs import make_rewards, prompt_sets
 from pcpo.trainer.iteration import Learner
+from pcpo.trainer.model import prepare_adapter
 from pcpo.trainer.parts import build_algorithm, check_family
 from pcpo.trainer.state import TrainState
 from pcpo.types import Reward
@@ -81,20 +82,19 @@ class PCPOTrainer:
             torch.set_num_threads(config.run.threads)
         self.device = model.device if isinstance(model, Adapter) else _device(config.run.device)
 
-        settings = config.model
-        self.adapter = (
-            model
-            if isinstance(model, Adapter)
-            else load_adapter(settings.path, self.device, settings.resolution, settings.max_sequence_length)
-        )
-        self.adapter.autocast = torch.bfloat16 if config.run.precision == "bf16" else None
+        texts = [prompt.text for prompt in (*self.prompts, *held_out[: config.evaluation.num_prompts])]
+        self.adapter = prepare_adapter(config, model if isinstance(model, Adapter) else None, self.device, texts)
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
         self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
         self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, self.reward, held_out)
         self.console = console or Console(quiet, config.train.iterations)
         self.state = TrainState(
-            trainable(self.adapter.backbone), config.optim, self.advantages, self.algorithm.adaptive
+            trainable(self.adapter.backbone),
+            config.optim,
+            self.advantages,
+            self.algorithm.adaptive,
+            loss_scaling=config.run.precision == "fp16",
         )
         self.learner = Learner(
             config,

@@ -65,9 +65,9 @@ class StepGradients:
             for part in half.split(size):
                 yield from micro_batches(part, self.steps, len(part))
 
-    def take(self, positions: Tensor) -> None:
+    def take(self, positions: Tensor, loss_scale: float = 1.0) -> None:
         """After the backward pass of a micro-batch: what it added belongs to its half and step."""
-        now = self._gradient()
+        now = self._gradient() / loss_scale
         self.rows[self._half, int(positions[0])] += now - self._seen
         self._seen = now
 

@@ -14,6 +14,7 @@ from pcpo.errors import CheckpointError
 from pcpo.trainer import checkpoint
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.config import OptimSettings
+from pcpo.trainer.optimizer import make_optimizer
 
 
 class TrainState:
@@ -25,19 +26,17 @@ class TrainState:
         settings: OptimSettings,
         advantages: Advantages,
         adaptive: AdaptiveCredit | None = None,
+        *,
+        loss_scaling: bool = False,
     ) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
         self.advantages, self.adaptive = advantages, adaptive
         self.iteration = 0
         self.samples = 0
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-        )
+        self.optimizer = make_optimizer(self.parameters, settings)
+        # fp16 gradients of these losses, about 1e-7 an element, would be rounded to zero
+        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=loss_scaling)
         self.ema = None
         if settings.ema_decay is not None:
             from diffusers.training_utils import EMAModel
@@ -46,7 +45,8 @@ class TrainState:
 
     def step(self) -> None:
         """Apply the accumulated gradients."""
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.step(self.parameters)

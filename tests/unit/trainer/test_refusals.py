@@ -106,10 +106,10 @@ def test_damaged_weights(refused, folders, tmp_path, part, damage):
     refused(ModelError, "cannot load", folder=folder)
 
 
-@pytest.mark.parametrize("part", ["unet", "vae"])
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_a_tensor_is_missing(refused, folders, tmp_path, part):
     folder = copy(folders, tmp_path)
-    path = folder / part / "diffusion_pytorch_model.safetensors"
+    (path,) = (folder / part).glob("*.safetensors")
     tensors = load_file(path)
     name = sorted(tensors)[len(tensors) // 2]
     save_file({key: value for key, value in tensors.items() if key != name}, path, {"format": "pt"})
@@ -140,6 +140,14 @@ def test_a_prediction_type_that_has_no_step(refused, folders, tmp_path):
     path = folder / "scheduler/scheduler_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "prediction_type": "sample"}))
     refused(ModelError, "prediction_type sample", folder=folder)
+
+
+def test_a_scheduler_without_a_grid(refused, folders, tmp_path):
+    folder = copy(folders, tmp_path)
+    index = json.loads((folder / INDEX).read_text())
+    (folder / INDEX).write_text(json.dumps({**index, "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}))
+    (folder / "scheduler/scheduler_config.json").write_text("{}")
+    refused(ModelError, "FlowMatchEulerDiscreteScheduler has no noise schedule", folder=folder)
 
 
 def test_settings_that_the_model_refuses(refused):
