@@ -82,7 +82,7 @@ class PCPOTrainer:
             torch.set_num_threads(config.run.threads)
         self.device = model.device if isinstance(model, Adapter) else _device(config.run.device)
 
-        texts = [prompt.text for prompt in (*self.prompts, *held_out[: config.evaluation.num_prompts])]
+        texts = [prompt.text for prompt in (*self.prompts, *evaluated[: config.evaluation.num_prompts])]
         self.adapter = prepare_adapter(config, model if isinstance(model, Adapter) else None, self.device, texts)
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
