@@ -75,7 +75,13 @@ def load_tokenizer(name: str, where: str, needs: str) -> Any:
 
     local = is_local(name, where)
     with loading(where, needs, local):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
+    # where the files are missing, transformers makes one of the configured class that knows no word
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise RewardError(
+            "cannot be loaded (the tokenizer has no vocabulary)", where=where, fix=f"give a folder with {needs}"
+        )
+    return tokenizer
 
 
 def load_preprocess(name: str, where: str, needs: str) -> Preprocess:

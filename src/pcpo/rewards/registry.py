@@ -89,6 +89,12 @@ REWARDS: dict[str, RewardSpec] = {
         "pcpo.rewards.siglip:SigLIPScore",
         "2303.15343",
     ),
+    "text_match": RewardSpec(
+        "caption against prompt by BERTScore; options: captioner, encoder, score, question, reference, max_new_tokens, "
+        "device, batch_size, dtype",
+        "pcpo.rewards.text_match:TextMatch",
+        "2305.13301",
+    ),
     "vlm_judge": RewardSpec(
         "a vision-language model behind an OpenAI-compatible url; options: url, model, reply, question, token_env",
         "pcpo.rewards.remote.judge:VLMJudge",

@@ -19,6 +19,7 @@ from pcpo.rewards.clip import CLIPScore
 from pcpo.rewards.hpsv2 import HPSv2, from_open_clip
 from pcpo.rewards.pickscore import PickScore
 from pcpo.rewards.siglip import SigLIPScore
+from towers import random_open_clip
 
 WIDTHS = (8, 6, 4, 1)
 
@@ -159,6 +160,14 @@ def test_the_processor_of_another_folder(clip_folder, tmp_path):
     assert torch.equal(values(PickScore(folder, processor=clip_folder)), values(PickScore(clip_folder)))
 
 
+def test_a_missing_tokenizer_is_not_made_up(clip_folder, tmp_path):
+    folder = shutil.copytree(clip_folder, tmp_path / "mute")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / file).unlink()
+    with pytest.raises(RewardError, match=r"cannot be loaded"):
+        CLIPScore(folder)
+
+
 @pytest.mark.parametrize("name", ["clip_score", "pickscore", "hpsv2", "siglip_score", "aesthetic"])
 def test_a_hub_id_offline_is_refused_fast(name, head):
     options = {"head": str(head)} if name == "aesthetic" else {}
@@ -192,46 +201,6 @@ def open_clip_block(x, weights, prefix, heads, causal):
     y = F.layer_norm(x, (width,), weights[f"{prefix}.ln_2.weight"], weights[f"{prefix}.ln_2.bias"])
     y = F.gelu(F.linear(y, weights[f"{prefix}.mlp.c_fc.weight"], weights[f"{prefix}.mlp.c_fc.bias"]))
     return x + F.linear(y, weights[f"{prefix}.mlp.c_proj.weight"], weights[f"{prefix}.mlp.c_proj.bias"])
-
-
-def random_open_clip(vocabulary, length=12, width=16, layers=2, side=32, patch=16, embed=8):
-    """Random weights in open_clip's layout."""
-    generator = torch.Generator().manual_seed(1)
-
-    def draw(*shape):
-        return 0.3 * torch.randn(*shape, generator=generator)
-
-    weights = {
-        "logit_scale": torch.tensor(4.0),
-        "attn_mask": torch.zeros(length, length),
-        "positional_embedding": draw(length, width),
-        "token_embedding.weight": draw(vocabulary, width),
-        "text_projection": draw(width, embed),
-        "ln_final.weight": 1 + draw(width),
-        "ln_final.bias": draw(width),
-        "visual.class_embedding": draw(width),
-        "visual.positional_embedding": draw((side // patch) ** 2 + 1, width),
-        "visual.proj": draw(width, embed),
-        "visual.conv1.weight": draw(width, 3, patch, patch),
-    }
-    for name in ("visual.ln_pre", "visual.ln_post"):
-        weights |= {f"{name}.weight": 1 + draw(width), f"{name}.bias": draw(width)}
-    for tower in ("transformer", "visual.transformer"):
-        for n in range(layers):
-            block = f"{tower}.resblocks.{n}"
-            for name in ("ln_1", "ln_2"):
-                weights |= {f"{block}.{name}.weight": 1 + draw(width), f"{block}.{name}.bias": draw(width)}
-            weights |= {
-                f"{block}.attn.in_proj_weight": draw(3 * width, width),
-                f"{block}.attn.in_proj_bias": draw(3 * width),
-            }
-            for name, out, into in (
-                ("attn.out_proj", width, width),
-                ("mlp.c_fc", 2 * width, width),
-                ("mlp.c_proj", width, 2 * width),
-            ):
-                weights |= {f"{block}.{name}.weight": draw(out, into), f"{block}.{name}.bias": draw(out)}
-    return weights
 
 
 def open_clip_features(weights, pixels, tokens, eos):

@@ -7,8 +7,11 @@ import pytest
 import torch
 import yaml
 
+from pcpo.data.prompts import Prompt
+from pcpo.errors import PromptError
 from pcpo.rewards import REWARDS, build_rewards
 from pcpo.rewards.base import evaluate
+from pcpo.rewards.registry import check_prompts
 
 PAGE = Path(__file__).parents[3] / "docs" / "how-to" / "own-reward.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -36,6 +39,9 @@ def test_code_runs_and_prints_what_the_page_shows(folder, capsys):
     assert capsys.readouterr().out.strip() == "\n".join(of_kind("text")).strip()
     result = evaluate(names["counted"], IMAGES, ["a", "b"], [{"count": 2}, {}])
     assert result.valid.tolist() == [True, False] and result.values.tolist() == [150, 0]
+    check_prompts(names["counted"], [Prompt("two cats", {"count": 2})], "counted")
+    with pytest.raises(PromptError, match="prompt 'cats': no count"):
+        check_prompts(names["counted"], [Prompt("cats")], "counted")
 
 
 def test_configuration_builds(folder):
