@@ -27,7 +27,7 @@ def test_every_reward_has_a_row_with_its_extra():
     table = {cells[0].strip("`"): cells for cells in rows(PAGE, "# Choose a reward")}
     assert list(table) == list(REWARDS)
     for name, spec in REWARDS.items():
-        assert table[name][-1].strip("`") == spec.extra, name
+        assert table[name][-1].strip("`") == (spec.extra or "-"), name
 
 
 def test_every_prompt_set_is_counted():
@@ -57,7 +57,10 @@ def test_the_conversions_run(clip_towers, tmp_path, monkeypatch):
     assert load_file("aesthetic-head.safetensors").keys() == head.keys()
     hps = hps.replace("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", str(folder))
     exec(compile(hps, str(PAGE), "exec"), {"given": {"state_dict": weights}})
-    for name, options in (("hpsv2", {"model": "models/hpsv2.1"}), ("aesthetic", {"head": "aesthetic-head.safetensors"})):
+    for name, options in (
+        ("hpsv2", {"model": "models/hpsv2.1"}),
+        ("aesthetic", {"head": "aesthetic-head.safetensors"}),
+    ):
         reward = load_reward(name, **{"model": str(folder), "processor": str(folder), **options})
         assert reward(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"], [{}]).isfinite().all()
 
