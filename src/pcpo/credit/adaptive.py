@@ -51,12 +51,15 @@ def shrink(signal: Tensor, error: Tensor) -> Tensor:
     """Empirical-Bayes signal [S], >= 0, from estimates [S] and the variance of each (DerSimonian and Laird, 1986).
 
     The steps' signals are taken as draws around a common value with a variance of their own, both estimated from the
-    data: as long as the differences among the steps are no larger than the errors explain, all get the common value. It
-    is not let below its own standard error, because the credit-weighted sum of the signals is a square.
+    data: as long as the differences among the steps are no larger than the errors explain, all get the common value.
+    "No larger" is two standard deviations of chi-squared, not its mean: when the signal is drowned, half of all data
+    lie above the mean by chance. The common value is not let below its own standard error, because the credit-weighted
+    sum of the signals is a square.
     """
     weight = 1 / error
     common = (weight * signal).sum() / weight.sum()
-    excess = (weight * (signal - common) ** 2).sum() - (len(signal) - 1)
+    freedom = len(signal) - 1
+    excess = (weight * (signal - common) ** 2).sum() - freedom - 2 * (2 * freedom) ** 0.5
     scale = weight.sum() - weight.square().sum() / weight.sum()
     between = (excess / scale).clamp(min=0) if len(signal) > 1 else torch.zeros_like(common)
     weight = 1 / (error + between)
@@ -116,15 +119,19 @@ class AdaptiveCredit:
         return bounded(weights, self.floor, self.start.sum())
 
     def _signal(self, seen: Tensor, corrected: Tensor, noise: Tensor) -> Tensor:
-        """Shrunk signal of the steps seen. Its errors are pooled: an estimate's variance goes as the step's noise."""
+        """Shrunk signal of the steps seen. Its errors are pooled: an estimate's variance goes as the step's noise.
+
+        A variance from few measurements is itself uncertain: the errors get that of Student's t, (n - 1) / (n - 3).
+        """
         n, beta = self.count[seen], self.smoothing
         size = (1 + beta) / (1 - beta) * (1 - beta**n) / (1 + beta**n)  # effective number of measurements
         mean = self.signal[seen] / corrected
-        if (n < 2).any() or (mean <= 0).all():
+        if (size <= 3).any() or (mean <= 0).all():
             return torch.ones_like(noise)  # nothing is known of the signal: all steps alike, weighed by 1 / noise
         variance = (self.square[seen] / corrected - mean**2).clamp(min=0) / (1 - 1 / size)
         pooled = (variance / noise).mean()
-        return shrink(mean, pooled * noise / size) if pooled > 0 else mean.clamp(min=0)
+        error = pooled * noise / size * (size - 1) / (size - 3)
+        return shrink(mean, error) if pooled > 0 else mean.clamp(min=0)
 
     def state_dict(self) -> dict[str, list[float]]:
         """The running sums, ready for JSON, which keeps every bit of a float."""
