@@ -98,6 +98,22 @@ def test_train_resume_sample_and_report(pcpo, settings, tmp_path):
     assert (code, out, err) == (0, "run/report.html\n", "") and (run / "report.html").stat().st_size > 10_000
 
 
+def test_sample_with_adapters(pcpo, settings, tmp_path):
+    for name, seed in (("a", 1), ("b", 2)):
+        pcpo("train", settings, "--quiet", "-o", name, "--seed", seed, "-s", "train.iterations=1")
+    plain = ["-p", "red", "-n", 1, "--steps", 2]
+    for output, arguments in (
+        ("one", ["a"]),
+        ("same", ["a", "--adapter", "a=1"]),
+        ("both", ["a", "-a", "a=9", "-a", "b=-9"]),
+    ):
+        assert pcpo("sample", *arguments, *plain, "-o", output) == (0, f"{output}/sheet.png\n", "")
+    one, same, both = ((tmp_path / name / "0000.png").read_bytes() for name in ("one", "same", "both"))
+    assert one == same != both
+    code, _, err = pcpo("sample", "a", *plain, "-a", "b", "-o", "c")
+    assert code == 2 and "--adapter b: is not RUN=WEIGHT" in err and one_line(err)
+
+
 def test_export(pcpo, settings, tmp_path):
     pcpo("train", settings, "--quiet", "-o", "run", "-s", "train.iterations=1")
     assert pcpo("export", "run", "--format", "kohya") == (0, "run/export/kohya\n", "")

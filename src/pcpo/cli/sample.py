@@ -17,12 +17,20 @@ def sample(
     guidance_scale: Annotated[
         float, typer.Option("--guidance-scale", "-g", min=0, help="classifier-free guidance; 1 or less: off")
     ] = 5.0,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", "-a", metavar="RUN=WEIGHT", help="add a run's tuning so many times; may be repeated"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the noises")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="folder for the pictures; must be new or empty")
     ] = Path("samples"),
 ) -> None:
-    """Sample pictures deterministically (DDIM or ODE), as the pipeline itself does, and a contact sheet of them."""
+    """Sample pictures deterministically (DDIM or ODE), as the pipeline itself does, and a contact sheet of them.
+
+    With --adapter: Implicit Reward Guidance, f_ref + sum of WEIGHT (f_RUN - f_ref); a run as the source then stands
+    for the model that it was tuned from.
+    """
     from pcpo.data.prompts import load_prompts
     from pcpo.errors import PromptError, RunFolderError
 
@@ -32,10 +40,23 @@ def sample(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunFolderError("is not an empty folder", where=str(output), fix="choose another --output")
 
-    from pcpo.evaluation.sampling import load_for_sampling, sample_images
+    from pcpo.evaluation.guidance import load_guidance, parse_term
+    from pcpo.evaluation.sampling import load_for_sampling, sample_set, write_pictures
+    from pcpo.trainer.step import Policy
 
-    adapter = load_for_sampling(source)
-    sheet = sample_images(
-        adapter, wanted, count=count, steps=steps, guidance_scale=guidance_scale, seed=seed, output=output
+    terms = [parse_term(text) for text in adapters or []]
+    if terms:
+        guidance = load_guidance(source, terms)
+        adapter, make_policy = guidance.adapter, guidance.make_policy
+    else:
+        adapter, make_policy = load_for_sampling(source), Policy
+    pictures = sample_set(
+        adapter,
+        wanted,
+        count=count,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        seed=seed,
+        make_policy=make_policy,
     )
-    typer.echo(sheet)
+    typer.echo(write_pictures(pictures, wanted, output))

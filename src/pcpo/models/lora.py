@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -40,8 +42,17 @@ def add_lora(
             where="model.lora.targets",
         )
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, init_lora_weights="gaussian", target_modules=names)
-    adapter.unwrapped.add_adapter(config, name)
+    with _several_loras():
+        adapter.unwrapped.add_adapter(config, name)
     cast_training_params(adapter.unwrapped, torch.float32)
+
+
+@contextlib.contextmanager
+def _several_loras() -> Iterator[None]:
+    """peft warns of a second LoRA on a model; here that is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        yield
 
 
 def trainable(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -82,9 +93,10 @@ def load_tuned(adapter: Adapter, run_dir: Path, tune: str, name: str = "default"
         return False
     try:
         if tune == "lora":
-            adapter.unwrapped.load_lora_adapter(
-                folder, prefix=adapter.backbone_name, weight_name=LORA_FILE, adapter_name=name
-            )
+            with _several_loras():
+                adapter.unwrapped.load_lora_adapter(
+                    folder, prefix=adapter.backbone_name, weight_name=LORA_FILE, adapter_name=name
+                )
         else:
             adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
