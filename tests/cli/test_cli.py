@@ -114,6 +114,17 @@ def test_sample_with_adapters(pcpo, settings, tmp_path):
     assert code == 2 and "--adapter b: is not RUN=WEIGHT" in err and one_line(err)
 
 
+def test_compare(pcpo, settings, folders, tmp_path):
+    pcpo("train", settings, "--quiet", "-o", "run", "-s", "train.iterations=1")
+    (tmp_path / "prompts.txt").write_text("red\ngreen\nblue\n")
+    arguments = ["compare", folders["sd"], "run", "--prompts", "prompts.txt", "--limit", 2, "--steps", 2, "-q"]
+    ended = pcpo(*arguments, "-r", "colorfulness", "-o", "out")
+    assert ended == (0, "out/compare.html\n", "")
+    assert "colorfulness" in (tmp_path / "out/compare.html").read_text("utf-8")
+    assert pcpo(*arguments, "-o", "out")[0] == 6
+    assert pcpo("compare", "run", "-o", "other")[0] == 2
+
+
 def test_export(pcpo, settings, tmp_path):
     pcpo("train", settings, "--quiet", "-o", "run", "-s", "train.iterations=1")
     assert pcpo("export", "run", "--format", "kohya") == (0, "run/export/kohya\n", "")

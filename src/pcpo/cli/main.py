@@ -7,7 +7,7 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import evaluate, export, listing, report, rewards, sample, study, train, validate
+from pcpo.cli import compare, evaluate, export, listing, report, rewards, sample, study, train, validate
 from pcpo.errors import PCPOError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("train")(train.train)
 app.command("validate")(validate.validate)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("presets")(listing.presets)
