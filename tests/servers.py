@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import random
 import socket
@@ -11,6 +12,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 
 import anyio.from_thread
 
@@ -36,6 +38,15 @@ def serving(reward, name="served", **options):
             thread.join()
 
 
+@dataclass
+class Reply:
+    """An answer with a status and headers of its own."""
+
+    status: int
+    body: bytes
+    headers: dict
+
+
 class Faulty:
     """A reward server of its own making: `answer(path, body)` is what it says, `fault(count)` how it fails to.
 
@@ -48,7 +59,7 @@ class Faulty:
         self.lock = threading.Lock()
 
     async def __call__(self, reader, writer):
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 path = head.split(" ", 2)[1]
@@ -60,7 +71,7 @@ class Faulty:
                         break
                 finally:
                     self.busy += time.monotonic() - start
-        writer.close()
+        writer.transport.abort()
 
     async def reply(self, path, body, writer):
         """Answer one request; False when the connection ends with it."""
@@ -73,20 +84,25 @@ class Faulty:
                 self.faults[fault] += 1
         await asyncio.sleep(self.latency())
         true = self.answer(path, body)
+        if isinstance(true, Reply):
+            headers = {"content-length": len(true.body), **true.headers}
+            writer.write(head_of(true.status, **headers) + true.body)
+            await writer.drain()
+            return True
         if fault == "reset":
             linger = struct.pack("ii", 1, 0)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             writer.transport.abort()
             return False
         if fault == "slow":
-            writer.write(head_of(200, len(true)))
+            writer.write(head_of(200, **{"content-length": len(true)}))
             for place in range(len(true)):
                 writer.write(true[place : place + 1])
                 await writer.drain()
                 await asyncio.sleep(0.2)
             return True
         status, said, extra = spoilt(fault, true)
-        writer.write(head_of(status, len(said), **extra) + said)
+        writer.write(head_of(status, **{"content-length": len(said), **extra}) + said)
         await writer.drain()
         return True
 
@@ -112,9 +128,9 @@ def spoilt(fault, true):
     return 200, json.dumps({**reply, "values": wrong[fault]}).encode(), {}
 
 
-def head_of(status, length, **headers):
-    lines = [f"HTTP/1.1 {status} X", "content-type: application/json", f"content-length: {length}"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+def head_of(status, **headers):
+    headers = {"content-type": "application/json", **headers}
+    lines = [f"HTTP/1.1 {status} X", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
@@ -130,9 +146,15 @@ def scoring(reward):
 
 
 def at_random(share, seed=0, faults=FAULTS):
-    """A fault in `share` of the requests, drawn in the order of their coming."""
-    chance = random.Random(seed)
-    return lambda number: chance.choice(faults) if chance.random() < share else None
+    """A fault in `share` of every ten requests, in a random order of their coming; the kinds take turns."""
+    chance, kinds, waiting = random.Random(seed), itertools.cycle(faults), []
+
+    def fault(number):
+        if not waiting:
+            waiting.extend(chance.sample(range(10), 10))
+        return next(kinds) if waiting.pop() < 10 * share else None
+
+    return fault
 
 
 @contextlib.contextmanager

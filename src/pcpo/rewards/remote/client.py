@@ -107,7 +107,7 @@ class RemoteReward:
 
 def check_urls(url: Any, where: str) -> list[str]:
     """One address or a list of distinct ones, checked."""
-    urls = [check_url(one, where) for one in ([url] if isinstance(url, str) else list(url or []))]
+    urls = [check_url(one, where) for one in (url if isinstance(url, list | tuple) else [url])]
     if not urls or len(set(urls)) < len(urls):
         raise RewardError("needs one url, or several that differ", where=where, fix="url=http://127.0.0.1:8800")
     return urls

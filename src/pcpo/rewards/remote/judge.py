@@ -28,7 +28,7 @@ QUESTIONS = {
 }
 LISTED = 20  # most likely tokens that are asked for: the most that servers give
 UNLISTED = 1e-3  # probability that all other tokens may have, for an answer whose "Yes" is not listed
-NUMBER = re.compile(r"[+-]?\d{1,9}(\.\d{1,9})?")
+NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class VLMJudge:

@@ -22,8 +22,8 @@ from pcpo.rewards.remote.exchange import Fault, exchange, new_client
 from pcpo.rewards.remote.wire import WireError
 
 BACKOFF = 0.25  # seconds: the k-th wait is drawn from 0 .. BACKOFF * 2^k
-BROKEN = 3  # failures in a row after which a server is asked only when no other is left
-REST = 5.0  # seconds for which it is
+BROKEN = 5  # failures in a row after which a server is asked only when no other is left
+REST = 2.0  # seconds for which it is
 READY = 4.0  # seconds for the first word of all servers
 
 T = TypeVar("T")
@@ -173,24 +173,26 @@ class Pool:
 
     async def _try(self, worker: _Worker, job: Job[T], body: bytes) -> T:
         worker.outstanding += 1
-        worker.failures += 1  # until it has answered
         try:
             where = f"reward server {worker.url}"
             reply = await exchange(self._client, "POST", worker.url + self.path, body, self.timeout, where)
             answer = job.read(reply)
-            worker.failures = 0
-            return answer
-        finally:
-            worker.outstanding -= 1
+        except RewardError:
+            worker.failures += 1
             if worker.failures >= BROKEN:
                 worker.resting_until = time.monotonic() + REST
+            raise
+        finally:
+            worker.outstanding -= 1
+        worker.failures = 0
+        return answer
 
     def _choose(self, tried: set[str]) -> _Worker:
         """Not one that failed this job, not one that fails all, then the least busy, then the least used."""
         now = time.monotonic()
         chosen = min(
             self._workers,
-            key=lambda w: (w.url in tried, w.failures >= BROKEN and now < w.resting_until, w.outstanding, w.turn),
+            key=lambda w: (w.url in tried, now < w.resting_until, w.outstanding, w.turn),
         )
         chosen.turn += 1
         return chosen
