@@ -20,9 +20,8 @@ from pcpo.rewards.remote.client import RemoteReward
 from pcpo.trainer.loop import PCPOTrainer
 from training import pictures, same, settings, weights
 
-EMOJI = {
-    "model": {"path": "emoji-sd", "lora": {"rank": 4, "targets": ["to_q", "to_v"]}},
-    "sampler": {"name": "ddim", "steps": 2},
+SHORT = {
+    "sampler": {"steps": 2},
     "batch": {"prompts": 2, "group_size": 4},
     "train": {"iterations": 8, "invalid_window": 40},
     "evaluation": {"every": 4, "num_prompts": 2, "per_prompt": 1, "steps": 2, "credit_probe": 0},
@@ -49,7 +48,8 @@ class Compared:
         return result
 
 
-def test_a_run_with_thirty_per_cent_of_faults(tmp_path, monkeypatch):
+@pytest.mark.parametrize("model", [None, pytest.param("emoji-sd", marks=pytest.mark.slow)])
+def test_a_run_with_thirty_per_cent_of_faults(trainer, monkeypatch, model):
     """Completed; no wrong value; at most three tries each; every call within its deadline."""
     monkeypatch.setattr(pool, "BACKOFF", 0.05)
     server = servers.Faulty(servers.scoring(colorfulness), servers.at_random(0.3))
@@ -58,14 +58,13 @@ def test_a_run_with_thirty_per_cent_of_faults(tmp_path, monkeypatch):
         contextlib.closing(RemoteReward(urls, batch_size=2, timeout=0.4, deadline=10.0)) as remote,
     ):
         reward = Compared(remote, colorfulness)
-        job = PCPOTrainer(config=settings("sd", "", tmp_path / "run", **EMOJI), reward=reward, quiet=True)
+        job = trainer(reward=reward, **SHORT, **({"model": {"path": model}} if model else {}))
         summary = job.train()
     tries = server.seen.values()
     faults = sum(count for fault, count in server.faults.items() if fault)
     assert summary.iterations == 8 and max(tries) <= 3 and set(server.paths) == {"/info", "/score"}
     assert all(server.faults[fault] for fault in servers.FAULTS) and 0.2 < faults / sum(tries) < 0.4
     assert max(reward.seconds) < 11.0
-    print(dict(server.faults), max(reward.seconds))
     valid = torch.cat(reward.valid)
     log = read_events(job.folder / "events.jsonl")
     assert sum(row.invalid for row in log.iterations) <= (~valid).sum() <= 0.2 * len(valid)
@@ -192,4 +191,3 @@ def test_a_cluster_is_kept_busy(share):
     used = cluster.run()
     check_cluster(cluster)
     assert used > 0.9, used
-    print(f"{used:.3f} of the workers' time used, {cluster.seconds:.2f} s")
