@@ -68,7 +68,9 @@ def serve(
 ) -> None:
     """Serve a reward to `reward: http` on this machine, or on others; Ctrl-C ends it."""
     from pcpo.rewards.base import ready
-    from pcpo.rewards.registry import load_reward
+    from pcpo.rewards.registry import check_extra, load_reward
+
+    check_extra("serve", "pcpo rewards serve")
     from pcpo.rewards.remote.serving import Access, serve_reward
     from pcpo.trainer.configfile import apply_overrides
 

@@ -31,7 +31,8 @@ class RewardSpec:
     extra: str = ""
 
 
-EXTRAS = {"ocr": ("rapidocr", "onnxruntime")}  # extra -> the modules it brings
+# extra -> the modules it brings
+EXTRAS = {"ocr": ("rapidocr", "onnxruntime"), "remote": ("httpx",), "serve": ("httpx", "starlette", "uvicorn")}
 
 REWARDS: dict[str, RewardSpec] = {
     "aesthetic": RewardSpec(
@@ -156,14 +157,19 @@ def check_built_ins(parts: Iterable[tuple[str, Mapping[str, Any]]], prompts: Seq
     for name, options in parts:
         if name not in REWARDS:
             continue
-        where, extra = f"reward {name!r}", REWARDS[name].extra
-        for module in EXTRAS.get(extra, ()):
-            if importlib.util.find_spec(module) is None:
-                raise RewardError(f"needs {module}", where=where, fix=f'pip install "pcpo[{extra}]"')
+        where = f"reward {name!r}"
+        check_extra(REWARDS[name].extra, where)
         found = _find(name, where)
         if inspect.isclass(found):
             _bind(found, options, where)
         check_prompts(found, prompts, name)
+
+
+def check_extra(extra: str, where: str) -> None:
+    """Raise RewardError when a module that an extra brings is not installed."""
+    for module in EXTRAS.get(extra, ()):
+        if importlib.util.find_spec(module) is None:
+            raise RewardError(f"needs {module}", where=where, fix=f'pip install "pcpo[{extra}]"')
 
 
 def check_prompts(reward: Any, prompts: Sequence[Prompt], name: str) -> None:
@@ -277,4 +283,13 @@ def _instance(cls: type, options: Mapping[str, Any], where: str) -> Reward:
     return reward
 
 
-__all__ = ["EXTRAS", "REWARDS", "RewardSpec", "build_rewards", "check_built_ins", "check_prompts", "load_reward"]
+__all__ = [
+    "EXTRAS",
+    "REWARDS",
+    "RewardSpec",
+    "build_rewards",
+    "check_built_ins",
+    "check_extra",
+    "check_prompts",
+    "load_reward",
+]
