@@ -120,7 +120,7 @@ def _held_out(evaluations: list[Evaluation]) -> Safe | None:
     figures = []
     for name in dict.fromkeys(name for event in evaluations for name in event.held_out):
         values = ((event.iteration, event.held_out.get(name)) for event in evaluations)
-        drawn = small_chart([Sample(at, at, value) for at, value in values if value is not None], clipped(name))
+        drawn = small_chart([Sample(at, at, value) for at, value in values if value is not None], "mean")
         figures.append(element("figure", element("h4", clipped(name)), drawn or note("not logged")))
     if not figures:
         return None
