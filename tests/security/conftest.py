@@ -22,12 +22,12 @@ def pytest_configure(config):
     config.stash[FIGURES] = {}
 
 
-def pytest_sessionfinish(session, exitstatus):
-    path = session.config.getoption("--figures", default=None)
+def pytest_terminal_summary(terminalreporter, exitstatus, config):
+    path = config.getoption("--figures", default=None)
     if path is not None and exitstatus == 0:
         machine = {"python": platform.python_version(), "cpu_count": os.cpu_count()}
-        found = session.config.stash[FIGURES]
-        path.write_text(json.dumps({"machine": machine, **dict(sorted(found.items()))}, indent=2) + "\n", "utf-8")
+        found = dict(sorted(config.stash[FIGURES].items()))
+        path.write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n", "utf-8")
 
 
 @pytest.fixture
