@@ -46,7 +46,7 @@ def page(names: Sequence[str], rows: Sequence[Row], settings: Mapping[str, Any])
             element("p", "PCPO comparison", class_="over"),
             element("h1", f"{names[0]} against {_listed(names[1:])}"),
             element("ul", [element("li", element("b", key), value) for key, value in facts.items()], class_="facts"),
-            element("p", "The same prompts and noises for every model; the pictures of a column start from one noise."),
+            element("p", "The same prompts and noises for every model: pictures at the same place belong together."),
         ),
         element("main", _rewards(names, rows), [_prompt(names, row, BUDGET // max(total, 1)) for row in rows]),
         element("footer", element("p", "Written by pcpo compare.")),
