@@ -201,12 +201,13 @@ def _parameters(verb: Any) -> Iterable[tuple[str, str, str, str]]:
 
 
 def _exit_codes() -> Iterable[tuple[str, str, str]]:
-    from pcpo.errors import PCPOError
+    from pcpo.errors import Interrupted, PCPOError
 
     yield "0", "", "success"
     errors: list[type[PCPOError]] = [PCPOError, *PCPOError.__subclasses__()]
     for error in errors:
         yield str(error.exit_code), f"`{error.__name__}`", (error.__doc__ or "").splitlines()[0]
+    yield "130, 143", f"`{Interrupted.__name__}`", (Interrupted.__doc__ or "").splitlines()[0]
 
 
 def credit_table() -> str:

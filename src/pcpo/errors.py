@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -72,6 +73,17 @@ class EvaluationError(PCPOError):
     """Pictures, features or runs that cannot be compared."""
 
     exit_code = 10
+
+
+class Interrupted(BaseException):
+    """A run stopped by SIGINT (130) or SIGTERM (143), after its last finished iteration was saved.
+
+    Like KeyboardInterrupt it is no error, and is not caught as one.
+    """
+
+    def __init__(self, number: signal.Signals, words: str = "") -> None:
+        self.number, self.exit_code = number, 128 + number
+        super().__init__(f"stopped by {number.name}{words and f': {words}'}")
 
 
 def one_line(error: BaseException) -> str:

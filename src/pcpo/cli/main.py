@@ -8,7 +8,7 @@ import typer
 
 from pcpo import __version__
 from pcpo.cli import compare, evaluate, export, listing, report, rewards, sample, study, train, validate
-from pcpo.errors import PCPOError
+from pcpo.errors import Interrupted, PCPOError
 
 app = typer.Typer(
     name="pcpo",
@@ -48,7 +48,7 @@ def main() -> None:
     """Entry point: errors that a user can mend become one line and an exit code of their own."""
     try:
         app()
-    except PCPOError as error:
+    except (PCPOError, Interrupted) as error:
         typer.echo(f"pcpo: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
 

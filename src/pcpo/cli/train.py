@@ -25,6 +25,12 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="random seed", show_default="the preset's")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="continue the run in the output folder")] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-change", metavar="KEY", help="with --resume: this setting, or section, may differ from the run's"
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")] = False,
 ) -> None:
     """Tune a model on a reward: rollouts, rewards, updates, evaluations, and a report.html in the run folder.
@@ -42,7 +48,7 @@ def train(
 
     from pcpo.trainer.loop import PCPOTrainer
 
-    trainer = PCPOTrainer(config=config, resume=resume, quiet=quiet)
+    trainer = PCPOTrainer(config=config, resume=resume, quiet=quiet, allow_change=allow_change or ())
 
     from pcpo.observe.report import write_report
 

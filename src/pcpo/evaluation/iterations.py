@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from pcpo.errors import RunFolderError, one_line
 from pcpo.models.base import Adapter
 from pcpo.models.lora import add_lora, load_tuned, trainable
-from pcpo.trainer.checkpoint import list_checkpoints
+from pcpo.trainer.checkpoint import list_checkpoints, load
 from pcpo.trainer.config import ModelSettings
 
 
@@ -28,7 +26,8 @@ def load_iteration(
 ) -> None:
     """Put the weights of a run's checkpoint on its base model, the EMA where one is kept; a LoRA as `name`.
 
-    Raises RunFolderError when the run keeps no checkpoint of that iteration, or it does not fit.
+    Raises RunFolderError when the run keeps no checkpoint of that iteration, or it does not fit, and CheckpointError
+    when it is damaged.
     """
     saved = run_dir / "evaluations" / f"{iteration:06d}"  # with evaluation.save; always the weights that were judged
     if load_tuned(adapter, saved, settings.tune, name):
@@ -46,12 +45,12 @@ def load_iteration(
     else:
         adapter.unwrapped.requires_grad_(True)
     try:
-        tensors = load_file(kept[iteration] / "state.safetensors")
+        tensors = load(kept[iteration]).tensors
         prefix = "ema." if any(key.startswith("ema.") for key in tensors) else "weight."
         with torch.no_grad():
             for key, parameter in trainable(adapter.unwrapped):
                 parameter.copy_(tensors[prefix + key.replace(f".{name}.", ".default.")])
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+    except (RuntimeError, KeyError) as error:
         raise RunFolderError(
             f"its weights cannot be loaded ({one_line(error)})",
             where=str(kept[iteration]),

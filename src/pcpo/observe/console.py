@@ -22,10 +22,20 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u
 
 
 class Console:
-    """Shows a run. Quiet: only warnings. Use it as a context manager; `file` is stdout unless given."""
+    """Shows a run. Quiet: only warnings. Use it as a context manager; `file` is stdout unless given.
 
-    def __init__(self, quiet: bool = False, total_iterations: int = 0, *, file: TextIO | None = None) -> None:
+    `on_progress` is called whenever a task advances, before it does; it may raise to stop the work.
+    """
+
+    def __init__(
+        self,
+        quiet: bool = False,
+        total_iterations: int = 0,
+        *,
+        file: TextIO | None = None,
+    ) -> None:
         self.quiet = quiet
+        self.on_progress: Callable[[], object] = lambda: None
         self.total_iterations = total_iterations
         self._file = file or sys.stdout
         bars = not quiet and self._file.isatty()
@@ -60,6 +70,7 @@ class Console:
         try:
 
             def advance(done: int = 1) -> None:
+                self.on_progress()
                 self._progress.advance(task, done)
 
             yield advance

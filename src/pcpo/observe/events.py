@@ -10,6 +10,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,7 +37,8 @@ def plain(value: Any) -> Any:
 class EventWriter:
     """Append events to a file, each line in one unbuffered write: a killed run loses at most its last line.
 
-    A line that an earlier process left unfinished at the end of the file is removed when the file is opened. The
+    A line that an earlier process left unfinished at the end of the file is removed when the file is opened. Lines that
+    the disk does not take wait in memory and go before the next one; `refused` is then the reason, else None. The
     listener (a tracker) gets every event after it was written.
     """
 
@@ -46,6 +48,8 @@ class EventWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _mend_last_line(self.path)
         self._file = self.path.open("ab", buffering=0)
+        self._waiting = b""
+        self.refused: OSError | None = None
 
     def write(self, kind: str, /, **fields: Any) -> dict[str, Any]:
         """Append one event of type `kind` and return it as it was written.
@@ -53,14 +57,38 @@ class EventWriter:
         Raises TypeError when a field is of a type that JSON cannot hold; nothing is written then.
         """
         event = {"type": kind, **plain(fields)}
-        self._file.write(json.dumps(event, allow_nan=False).encode("ascii") + b"\n")
+        self._waiting += json.dumps(event, allow_nan=False).encode("ascii") + b"\n"
+        self._flush()
         if self._listener is not None:
             self._listener(event)
         return event
 
+    def sync(self) -> None:
+        """Put all events on the disk, so that a power cut does not take them back. Raises OSError."""
+        self._flush()
+        if self.refused is not None:
+            raise self.refused
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
-        """Close the file; closing twice is allowed."""
-        self._file.close()
+        """Close the file; closing twice is allowed. Raises RunFolderError when events are lost."""
+        if not self._file.closed:
+            self._flush()
+            self._file.close()
+        if self._waiting:
+            raise RunFolderError(
+                f"its last events could not be written ({self.refused.strerror if self.refused else 'closed'})",
+                where=str(self.path),
+                fix="free space, then go on with --resume",
+            )
+
+    def _flush(self) -> None:
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) or 0 :]
+            self.refused = None
+        except OSError as error:
+            self.refused = error
 
     def __enter__(self) -> EventWriter:
         return self
@@ -68,7 +96,8 @@ class EventWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(RunFolderError) if error is not None else nullcontext():  # what came first is what is told
+            self.close()
 
 
 def _mend_last_line(path: Path) -> None:

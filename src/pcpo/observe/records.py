@@ -51,6 +51,7 @@ class RunStart(_Event):
     environment: dict[str, Any] = {}
     num_parameters: Count | None = None
     trainable_parameters: Count | None = None
+    resumed_from: Count | None = None
 
 
 class Credit(_Event):
@@ -138,9 +139,10 @@ class Checkpoint(_Event):
 
 
 class RunWarning(_Event):
-    """Something the user should know."""
+    """Something the user should know; `iteration` is how many were done."""
 
     message: str
+    iteration: Count | None = None
 
 
 class RunEnd(_Event):
@@ -162,13 +164,18 @@ class RunLog:
     evaluations: list[Evaluation] = field(default_factory=list)
     gradient_share: list[GradientShare] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    run_warnings: list[RunWarning] = field(default_factory=list)
     end: RunEnd | None = None
 
     @property
     def credit(self) -> Credit | None:
         """The last schedule in force."""
         return self.credits[-1] if self.credits else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """The messages of all warnings."""
+        return [warning.message for warning in self.run_warnings]
 
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in the next event; an unknown type is passed over. Raises ValueError on a wrong field."""
@@ -178,6 +185,8 @@ class RunLog:
         if kind == "run_start":
             # A resumed run is open again, whatever the process before it wrote last.
             self.run_start, self.end = RunStart.model_validate(event), None
+            if self.run_start.resumed_from is not None:
+                self._abandon(self.run_start.resumed_from)
         elif kind == "credit":
             _supersede(self.credits, Credit.model_validate(event))
         elif kind == "iteration":
@@ -189,9 +198,21 @@ class RunLog:
         elif kind == "checkpoint":
             _supersede(self.checkpoints, Checkpoint.model_validate(event))
         elif kind == "warning":
-            self.warnings.append(RunWarning.model_validate(event).message)
+            self.run_warnings.append(RunWarning.model_validate(event))
         elif kind == "run_end":
             self.end = RunEnd.model_validate(event)
+
+    def _abandon(self, iteration: int) -> None:
+        """Drop what a process wrote after the checkpoint from which the next one goes on.
+
+        A checkpoint is made as the iteration ends, before its evaluation and before the gradient share of the next.
+        """
+        self.iterations = [event for event in self.iterations if event.iteration <= iteration]
+        self.checkpoints = [event for event in self.checkpoints if event.iteration <= iteration]
+        self.evaluations = [event for event in self.evaluations if event.iteration < iteration]
+        self.gradient_share = [event for event in self.gradient_share if event.iteration < iteration]
+        self.credits = [event for event in self.credits if event.iteration <= iteration]
+        self.run_warnings = [w for w in self.run_warnings if w.iteration is None or w.iteration <= iteration]
 
 
 Numbered = TypeVar("Numbered", Credit, Iteration, Evaluation, GradientShare, Checkpoint)

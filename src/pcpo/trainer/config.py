@@ -216,6 +216,7 @@ class RunSettings(Section):
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="also log scalars there")
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
 
 
 class Config(Section):

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import set_seed
 
 from pcpo import __version__
-from pcpo.errors import ConfigError, RewardError
+from pcpo.errors import CheckpointError, ConfigError, Interrupted, NumericError, RewardError, RunFolderError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
 from pcpo.models.loading import adapter_class, wrap_pipeline
@@ -19,16 +20,21 @@ from pcpo.models.lora import add_lora, save_tuned, trainable
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter, read_events
+from pcpo.observe.records import RunLog
 from pcpo.observe.trackers import tracking
 from pcpo.trainer import runfolder
 from pcpo.trainer.advantage import Advantages
+from pcpo.trainer.checkpoint import list_checkpoints, load_newest
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config, merge, validate
 from pcpo.trainer.evaluate import Evaluator
 from pcpo.trainer.inputs import make_rewards, prompt_sets
 from pcpo.trainer.iteration import Learner
+from pcpo.trainer.lock import RunLock
 from pcpo.trainer.model import prepare_adapter
 from pcpo.trainer.parts import build_algorithm, check_family
+from pcpo.trainer.saving import Saver
+from pcpo.trainer.signals import StopSignals
 from pcpo.trainer.state import TrainState
 from pcpo.types import Reward
 
@@ -52,9 +58,10 @@ class PCPOTrainer:
     reward   any callable (see pcpo.types.Reward); None: what the configuration says
     config   a Config, a mapping of settings, or the name of a preset or YAML file
     prompts  a list of texts, a prompts file or an embedded set; None: what the configuration says
-    resume   continue the run in the output folder from its newest checkpoint
+    resume   continue the run in the output folder from its newest valid checkpoint
     quiet    print warnings only
     console  shows the run instead of the terminal's own; None: one made with `quiet`
+    allow_change  names of settings, or sections of them, that may differ from those of the run that is resumed
 
     Everything that can be refused without the weights is refused before they are loaded. Raises PCPOError.
     """
@@ -69,11 +76,12 @@ class PCPOTrainer:
         resume: bool = False,
         quiet: bool = False,
         console: Console | None = None,
+        allow_change: Sequence[str] = (),
     ) -> None:
         if model is not None and not isinstance(model, str | Adapter):
             model = wrap_pipeline(model)
         self.config = config = _with_arguments(config, model, reward, prompts)
-        self.folder = runfolder.check_output(config, resume)
+        self.folder = runfolder.check_output(config, resume, allow_change)
         self.prompts, evaluated = prompt_sets(config)
         kind = model.kind if isinstance(model, Adapter) else adapter_class(read_header(config.model.path)).kind
         check_family(config, kind)
@@ -87,8 +95,11 @@ class PCPOTrainer:
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
         self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
-        self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, self.reward, held_out)
+        self.signals = StopSignals()
+        scored = self.signals.stoppable(self.reward)
+        self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, scored, held_out)
         self.console = console or Console(quiet, config.train.iterations)
+        self.console.on_progress = self.signals.check
         self.state = TrainState(
             trainable(self.adapter.backbone),
             config.optim,
@@ -101,13 +112,17 @@ class PCPOTrainer:
             self.adapter,
             self.algorithm,
             self.prompts,
-            self.reward,
+            scored,
             self.advantages,
             self.state,
             self.console,
         )
-        if resume:
-            self.state.load_newest(self.folder / "checkpoints")
+        self.saver = Saver(self.folder, config, self.state, self.console)
+        runfolder.check_space(self.folder, self._space())
+        self._resume = resume
+        self._passed_over = self._load(allow_change) if resume else []
+        self._known = list_checkpoints(self.saver.parent)
+        self.state.mark()
 
     @property
     def pipeline(self) -> Any:
@@ -115,53 +130,110 @@ class PCPOTrainer:
         return self.adapter.pipe
 
     def train(self) -> Summary:
-        """Run to `train.iterations`, writing events, pictures, checkpoints and the tuned weights."""
-        config, began = self.config, time.perf_counter()
-        runfolder.create(self.folder, config)
+        """Run to `train.iterations`, writing events, pictures, checkpoints and the tuned weights.
+
+        Whatever stops it, the last finished iteration is saved first. Raises Interrupted after SIGINT or SIGTERM, and
+        CheckpointError when the run is done but its last checkpoint could not be saved.
+        """
+        began = time.perf_counter()
+        with RunLock(self.folder):
+            self._claim()
+            log = self._train(began)
+        if self.saver.failed is not None:
+            raise CheckpointError(
+                f"the run is finished and its weights are saved, but its last checkpoint {self.saver.failed.what}",
+                where=str(self.folder),
+                fix="free space or mend the disk, then run it with --resume",
+            )
+        rewards = [event.reward_mean for event in log.evaluations]
+        return Summary(self.folder, self.state.iteration, rewards[0], rewards[-1], time.perf_counter() - began)
+
+    def _train(self, began: float) -> RunLog:
+        config = self.config
         with (
             tracking(config.run.tracker, config.name, self.folder) as tracker,
             EventWriter(self.folder / "events.jsonl", tracker) as events,
             self.console,
+            self.signals,
         ):
             self._announce(events)
             try:
-                self._run(events)
-            except RewardError as error:
-                # nothing has changed since the last iteration: its state is worth keeping, the reward may come back
-                if self.state.iteration and not self.state.path(self.folder / "checkpoints").exists():
-                    self._save(events)
-                events.write("warning", message=f"the reward failed: {error}")
+                self._iterate(events)
+            except Interrupted as error:
+                saved = self.saver.save_border(events)
+                words = f"saved as checkpoint {saved.name}, go on with --resume" if saved else "nothing could be saved"
+                raise Interrupted(error.number, f"{self.folder}: {words}") from None
+            except Exception as error:
+                if self.state.finished:  # its state is worth keeping: a reward may come back
+                    self.saver.save_border(events)
+                if isinstance(error, RewardError):
+                    events.write("warning", message=f"the reward failed: {error}", iteration=self.state.iteration)
                 raise
-            iteration = self.state.iteration
+            finally:
+                self._known = list_checkpoints(self.saver.parent)
             with self.state.averaged():
                 save_tuned(self.adapter, self.folder, config.model.tune)
-            seconds = time.perf_counter() - began
-            events.write("run_end", time=time.time(), iterations=iteration, reason="finished", seconds=seconds)
-        rewards = [event.reward_mean for event in read_events(events.path).evaluations]
-        return Summary(self.folder, iteration, rewards[0], rewards[-1], seconds)
+            events.write(
+                "run_end",
+                time=time.time(),
+                iterations=self.state.iteration,
+                reason="finished",
+                seconds=time.perf_counter() - began,
+            )
+        return read_events(events.path)
 
-    def _run(self, events: EventWriter) -> None:
-        """Iterations, evaluations and checkpoints up to `train.iterations`."""
-        config = self.config
+    def _iterate(self, events: EventWriter) -> None:
+        train, evaluation = self.config.train, self.config.evaluation
         while True:
-            iteration = self.state.iteration
-            last = iteration == config.train.iterations
-            if last or iteration % config.evaluation.every == 0:
+            # An iteration that makes one update is not begun or done when that is refused; in the midst of several
+            # only a copy leads back.
+            self.state.mark(copy=train.updates * train.epochs > 1)
+            self.signals.check()
+            last = self.state.iteration == train.iterations
+            if last or self.state.iteration % evaluation.every == 0:
                 self._evaluate(events)
             if last:
                 return
             self.learner.run(events)
-            done = self.state.iteration
-            if done % config.run.checkpoint_every == 0 or done == config.train.iterations:
-                self._save(events)
+            if self.saver.is_due():
+                self.saver.save(events)
 
-    def _save(self, events: EventWriter) -> None:
-        path = self.state.save(self.folder / "checkpoints")
-        events.write("checkpoint", iteration=self.state.iteration, path=str(path.relative_to(self.folder)))
+    def _load(self, allow_change: Sequence[str]) -> list[CheckpointError]:
+        """Take over the newest valid checkpoint; returns why newer ones were passed over."""
+        snapshot, passed_over = load_newest(self.saver.parent)
+        if snapshot is not None:
+            stored = validate(snapshot.config, f"checkpoint {snapshot.iteration:06d}")
+            runfolder.refuse_changes(stored, self.config, self.folder, allow_change)
+            self.state.restore(snapshot)
+        return passed_over
+
+    def _claim(self) -> None:
+        """Make the locked folder this trainer's, with the random states of the moment when it was made."""
+        if self._resume and self._known != list_checkpoints(self.saver.parent):
+            raise RunFolderError(
+                "was continued by another process in the meantime", where=str(self.folder), fix="resume it again"
+            )
+        runfolder.claim(self.folder, self.config, self._resume)
+        if not self.state.roll_back():
+            raise NumericError(
+                "was stopped between two updates of an iteration",
+                where=str(self.folder),
+                fix="make a new trainer with resume=True",
+            )
+
+    def _space(self) -> int:
+        """Bytes that checkpoints (one more than are kept), weights and pictures may still take."""
+        config = self.config
+        weights = sum(p.numel() * p.element_size() for p in self.state.parameters)
+        checkpoint = weights * (3 + (self.state.ema is not None))  # AdamW keeps two moments
+        more = max(1, config.run.keep_checkpoints + 1 - len(list_checkpoints(self.saver.parent)))
+        evaluations = config.train.iterations // config.evaluation.every + 2
+        pictures = config.evaluation.num_prompts * config.evaluation.per_prompt
+        return checkpoint * more + weights + evaluations * pictures * 3 * self.adapter.resolution**2
 
     def _choose_parameters(self) -> None:
         settings = self.config.model
-        torch.manual_seed(self.config.run.seed)
+        set_seed(self.config.run.seed)  # Python's, numpy's and torch's: a reward may draw from any
         if settings.tune == "lora":
             add_lora(self.adapter, settings.lora.rank, settings.lora.alpha, settings.lora.targets)
             return
@@ -181,6 +253,7 @@ class PCPOTrainer:
             environment=environment(),
             num_parameters=sum(p.numel() for p in self.adapter.unwrapped.parameters()),
             trainable_parameters=tuned,
+            resumed_from=self.state.iteration if self._resume else None,
         )
         events.write("credit", iteration=self.state.iteration, **algorithm.credit_event())
         self.console.header(
@@ -192,8 +265,17 @@ class PCPOTrainer:
                 "batch": f"{config.batch.prompts} prompts x {config.batch.group_size} pictures, "
                 f"{config.sampler.steps} steps, {len(algorithm.trained(0))} trained",
                 "output": str(self.folder),
+                **({"resumed": self._resumed()} if self._resume else {}),
             }
         )
+        if self._passed_over:
+            newest = "; ".join(f"{Path(error.where).name} {error.what}" for error in self._passed_over)
+            self.saver.warn(events, f"resumed {self._resumed()}, for newer ones are not valid: {newest}")
+        self._resume, self._passed_over = True, []  # the folder is this trainer's from now on
+
+    def _resumed(self) -> str:
+        done = self.state.iteration
+        return f"from checkpoint {done:06d}" if done else "from the start: no checkpoint yet"
 
     def _evaluate(self, events: EventWriter) -> None:
         with self.state.averaged():

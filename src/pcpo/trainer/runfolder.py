@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pcpo.data.files import write_text_atomic
-from pcpo.errors import RunFolderError
-from pcpo.trainer.checkpoint import list_checkpoints
+from pcpo.errors import RunFolderError, unknown_name
+from pcpo.trainer import protocol
+from pcpo.trainer.checkpoint import newest_config
 from pcpo.trainer.config import Config
-from pcpo.trainer.configfile import dump_config, load_config
+from pcpo.trainer.configfile import dump_config, load_config, validate
+from pcpo.trainer.lock import LOCK, refuse_if_locked
 
 # Settings that say how a run is executed, not what it computes: they may differ on resume.
 EXECUTION_KEYS = {
     "evaluation",
     "run.checkpoint_every",
     "run.device",
+    "run.keep_checkpoints",
     "run.output",
     "run.threads",
     "run.tracker",
@@ -30,35 +35,28 @@ def default_output(config: Config) -> Path:
     return Path("runs") / f"{config.name}-{config.run.seed}"
 
 
-def check_output(config: Config, resume: bool) -> Path:
+def check_output(config: Config, resume: bool, allow_change: Sequence[str] = ()) -> Path:
     """The run folder that may be used, without touching it.
 
-    Raises RunFolderError: the folder cannot be made, holds something else, holds a run and `resume` is off, or there is
-    nothing to resume, the settings of the stored run differ, or it has gone further than `train.iterations`.
+    `allow_change` names settings, or sections of them, that may differ from the stored run's.
+
+    Raises RunFolderError: the folder cannot be made, another process runs in it, it holds something else, it holds a
+    run and `resume` is off, or there is nothing to resume, the settings of the stored run differ, or it has gone
+    further than `train.iterations`. Raises ConfigError when `allow_change` names no setting.
     """
     folder = Path(config.run.output) if config.run.output else default_output(config)
+    _check_keys(config, allow_change)
     occupied = _is_occupied(folder)
-    stored = folder / "config.yaml"
+    refuse_if_locked(folder)
     if not resume:
-        if occupied and stored.is_file():
-            raise RunFolderError(
-                "already holds a run",
-                where=str(folder),
-                fix="continue it with --resume, or choose another --output",
-            )
-        if occupied:
-            raise RunFolderError("is not empty and not a run", where=str(folder), fix="choose another --output")
+        _refuse_occupied(folder, occupied)
         return folder
-    if not stored.is_file():
+    if not (folder / "config.yaml").is_file():
         raise RunFolderError("holds no run to resume", where=str(folder), fix="start it without --resume")
-    changed = differences(load_config(stored), config)
-    if changed:
-        raise RunFolderError(
-            f"the stored run has other settings: {'; '.join(changed[:3])}{' ...' if len(changed) > 3 else ''}",
-            where=str(folder),
-            fix="resume with the settings of its config.yaml, or choose another --output",
-        )
-    done = max((int(path.name) for path in list_checkpoints(folder / "checkpoints")), default=0)
+    newest = newest_config(folder / "checkpoints")
+    stored = load_config(folder / "config.yaml") if newest is None else validate(newest[1], str(folder))
+    refuse_changes(stored, config, folder, allow_change)
+    done = newest[0] if newest is not None else 0
     if done > config.train.iterations:
         raise RunFolderError(
             f"has already done {done} iterations, more than train.iterations {config.train.iterations}",
@@ -68,20 +66,84 @@ def check_output(config: Config, resume: bool) -> Path:
     return folder
 
 
+def refuse_changes(stored: Config, config: Config, folder: Path, allow_change: Sequence[str] = ()) -> None:
+    """Raise RunFolderError with the differences that are not allowed."""
+    changed = {
+        key: difference
+        for key, difference in _differences(stored, config).items()
+        if not any(f"{key}.".startswith(f"{allowed}.") for allowed in allow_change)
+    }
+    if changed:
+        raise RunFolderError(
+            f"the stored run has other settings: {'; '.join(list(changed.values())[:8])}{' ...' * (len(changed) > 8)}",
+            where=str(folder),
+            fix="resume with the settings of its config.yaml, accept a change with --allow-change KEY, "
+            "or choose another --output",
+        )
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """`key: old -> new` of the settings that change what a run computes."""
+    return list(_differences(old, new).values())
+
+
+def _differences(old: Config, new: Config) -> dict[str, str]:
     before, after = flat(old.model_dump(mode="json")), flat(new.model_dump(mode="json"))
-    return [
-        f"{key} {before.get(key)} -> {after.get(key)}"
+    return {
+        key: f"{key} {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
         if before.get(key) != after.get(key) and not any(f"{key}.".startswith(f"{e}.") for e in EXECUTION_KEYS)
-    ]
+    }
+
+
+def claim(folder: Path, config: Config, resume: bool) -> None:
+    """Take the locked folder for this run: write the resolved configuration, and remove what a dead process left.
+
+    Raises RunFolderError when it cannot be written, or another process has made it its run in the meantime.
+    """
+    if not resume:
+        _refuse_occupied(folder, _is_occupied(folder))
+    try:
+        protocol.sweep(folder / "checkpoints")
+    except OSError as error:
+        raise RunFolderError(
+            f"left-over files cannot be removed ({error.strerror})", where=str(folder), fix="check permissions"
+        ) from error
+    create(folder, config)
 
 
 def create(folder: Path, config: Config) -> None:
     """Make the run folder and write the resolved configuration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(folder / "config.yaml", dump_config(config))
+    write_text_atomic(folder / "config.yaml", dump_config(config), durable=True)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise RunFolderError when less than `needed` bytes are free where the folder is, or will be."""
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(nearest).free
+    if free < needed:
+        raise RunFolderError(
+            f"has {free / 1e6:,.0f} MB free, and the run's checkpoints and pictures need {needed / 1e6:,.0f} MB",
+            where=str(nearest),
+            fix="free space, choose another --output, or lower run.keep_checkpoints",
+        )
+
+
+def _check_keys(config: Config, keys: Sequence[str]) -> None:
+    known = set(flat(config.model_dump(mode="json")))
+    sections = {key.rpartition(".")[0] for key in known}
+    for key in keys:
+        if key not in known and not any(f"{section}.".startswith(f"{key}.") for section in sections):
+            raise unknown_name("setting", key, known)
+
+
+def _refuse_occupied(folder: Path, occupied: bool) -> None:
+    if occupied and (folder / "config.yaml").is_file():
+        raise RunFolderError(
+            "already holds a run", where=str(folder), fix="continue it with --resume, or choose another --output"
+        )
+    if occupied:
+        raise RunFolderError("is not empty and not a run", where=str(folder), fix="choose another --output")
 
 
 def _is_occupied(folder: Path) -> bool:
@@ -92,7 +154,7 @@ def _is_occupied(folder: Path) -> bool:
             raise RunFolderError("is a file", where=str(nearest), fix="choose another --output")
         if not os.access(nearest, os.W_OK):
             raise RunFolderError("cannot be written to", where=str(nearest), fix="choose another --output")
-        return nearest == folder and any(folder.iterdir())
+        return nearest == folder and any(path.name != LOCK for path in folder.iterdir())
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise RunFolderError(
             f"cannot be used ({getattr(error, 'strerror', None) or error})",

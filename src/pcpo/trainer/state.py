@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pcpo.credit.adaptive import AdaptiveCredit
-from pcpo.errors import CheckpointError
+from pcpo.errors import CheckpointError, one_line
 from pcpo.trainer import checkpoint
 from pcpo.trainer.advantage import Advantages
+from pcpo.trainer.checkpoint import Snapshot
 from pcpo.trainer.config import OptimSettings
 from pcpo.trainer.optimizer import make_optimizer
+from pcpo.trainer.random_state import RandomState
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The state at the border of two iterations; `tensors` only where they were copied."""
+
+    tensors: dict[str, Tensor] | None
+    record: dict[str, Any]
+    random: RandomState
 
 
 class TrainState:
@@ -36,15 +48,21 @@ class TrainState:
         self.samples = 0
         self.optimizer = make_optimizer(self.parameters, settings)
         # fp16 gradients of these losses, about 1e-7 an element, would be rounded to zero
-        self.scaler = torch.amp.GradScaler(self.parameters[0].device.type, enabled=loss_scaling)
+        self._loss_scaling = loss_scaling
+        self.scaler = self._new_scaler()
         self.ema = None
         if settings.ema_decay is not None:
             from diffusers.training_utils import EMAModel
 
             self.ema = EMAModel(self.parameters, decay=settings.ema_decay)
+        self.mark()
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.parameters[0].device.type, enabled=self._loss_scaling)
 
     def step(self) -> None:
         """Apply the accumulated gradients."""
+        self._changed = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -64,45 +82,88 @@ class TrainState:
         finally:
             self.ema.restore(self.parameters)
 
-    def save(self, parent: Path) -> Path:
-        """Write a checkpoint named by the iteration."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that is a tensor, by name; not copied."""
         tensors: dict[str, Tensor] = {f"weight.{name}": p for name, p in zip(self.names, self.parameters, strict=True)}
         tensors |= checkpoint.optimizer_tensors(self.optimizer)
-        state: dict[str, object] = {"iteration": self.iteration, "samples": self.samples}
         if self.ema is not None:
-            shadow = zip(self.names, self.ema.shadow_params, strict=True)
-            tensors |= {f"ema.{name}": p for name, p in shadow}
-            state["ema_step"] = self.ema.optimization_step
+            tensors |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params, strict=True)}
+        return tensors
+
+    def record(self) -> dict[str, Any]:
+        """Everything that is not, ready for JSON."""
+        record: dict[str, Any] = {"iteration": self.iteration, "samples": self.samples}
+        if self.ema is not None:
+            record["ema_step"] = self.ema.optimization_step
+        if self._loss_scaling:
+            record["scaler"] = self.scaler.state_dict()
         running = self.advantages.state_dict()
         if running is not None:
-            state["running"] = running
+            record["running"] = running
         if self.adaptive is not None:
-            state["adaptive"] = self.adaptive.state_dict()
-        return checkpoint.save(self.path(parent), tensors, state)
+            record["adaptive"] = self.adaptive.state_dict()
+        return record
 
-    def path(self, parent: Path) -> Path:
-        """Where the checkpoint of this iteration is or would be."""
-        return parent / f"{self.iteration:06d}"
+    def load(self, tensors: dict[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Put back what `tensors` and `record` gave. Raises KeyError or RuntimeError for what does not fit."""
+        with torch.no_grad():
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                parameter.copy_(tensors[f"weight.{name}"])
+            checkpoint.restore_optimizer(self.optimizer, tensors)
+            if self.ema is not None:
+                for name, shadow in zip(self.names, self.ema.shadow_params, strict=True):
+                    shadow.copy_(tensors[f"ema.{name}"])
+        self._load_record(record)
 
-    def load_newest(self, parent: Path) -> None:
-        """Restore the newest checkpoint; without one the run starts over."""
-        found = checkpoint.list_checkpoints(parent)
-        if not found:
-            return
-        tensors, state = checkpoint.load(found[-1])
+    def _load_record(self, record: Mapping[str, Any]) -> None:
+        if self.ema is not None:
+            self.ema.optimization_step = record["ema_step"]
+        if self._loss_scaling:
+            self.scaler = self._new_scaler()  # one that was stopped between unscaling and step would refuse the next
+            self.scaler.load_state_dict(record["scaler"])
+        if self.advantages.state_dict() is not None:
+            self.advantages.load_state_dict(record["running"])
+        if self.adaptive is not None:
+            self.adaptive.load_state_dict(record["adaptive"])
+        self.iteration, self.samples = record["iteration"], record["samples"]
+
+    # The border of two iterations, to which a run that is stopped in the middle of one goes back
+
+    def mark(self, copy: bool = False) -> None:
+        """Remember this moment. With `copy`, the tensors too: needed when an iteration makes several updates."""
+        tensors = {name: value.detach().cpu().clone() for name, value in self.tensors().items()} if copy else None
+        self._mark = Mark(tensors, self.record(), RandomState.capture())
+        self._changed = False
+
+    @property
+    def finished(self) -> int:
+        """Iterations that were done at the mark."""
+        return int(self._mark.record["iteration"])
+
+    def roll_back(self) -> bool:
+        """Go back to the mark; False when that cannot be done, for weights have changed and were not copied."""
+        mark = self._mark
+        if self._changed and mark.tensors is None:
+            return False
+        self.optimizer.zero_grad(set_to_none=True)
+        if self._changed and mark.tensors is not None:
+            self.load({name: value.clone() for name, value in mark.tensors.items()}, mark.record)
+        else:
+            self._load_record(mark.record)
+        mark.random.restore()
+        self._changed = False
+        return True
+
+    def snapshot(self, config: Mapping[str, Any]) -> Snapshot:
+        """What a checkpoint holds. The tensors are not copied: save it before the next step."""
+        return Snapshot(self.iteration, self.tensors(), self.record(), RandomState.capture(), dict(config))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Take over a checkpoint. Raises CheckpointError when it is of another configuration."""
         try:
-            with torch.no_grad():
-                for name, parameter in zip(self.names, self.parameters, strict=True):
-                    parameter.copy_(tensors[f"weight.{name}"])
-                checkpoint.restore_optimizer(self.optimizer, tensors)
-                if self.ema is not None:
-                    for name, shadow in zip(self.names, self.ema.shadow_params, strict=True):
-                        shadow.copy_(tensors[f"ema.{name}"])
-                    self.ema.optimization_step = state["ema_step"]
-            if self.advantages.state_dict() is not None:
-                self.advantages.load_state_dict(state["running"])
-            if self.adaptive is not None:
-                self.adaptive.load_state_dict(state["adaptive"])
-            self.iteration, self.samples = state["iteration"], state["samples"]
-        except (KeyError, RuntimeError) as error:
-            raise CheckpointError(f"does not fit this configuration: {error}", where=str(found[-1])) from error
+            self.load(snapshot.tensors, snapshot.record)
+            snapshot.random.restore()
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"does not fit this configuration: {one_line(error)}", where=f"checkpoint {snapshot.iteration:06d}"
+            ) from error
