@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pcpo.observe.markup import Safe, element
 from pcpo.observe.numbers import number, percent
 from pcpo.observe.records import RunLog
-from pcpo.observe.series import Sample, StepShares, clip_grid, series
+from pcpo.observe.series import Sample, StepGrid, StepShares, clip_grid, credit_grid, series
 from pcpo.observe.svg import Frame, Point, Scale, fit, iterations_scale, path, text, titled
 
 LEVELS = 10
@@ -141,19 +141,28 @@ def _step_axis(frame: Frame, steps: Sequence[int], slot: float) -> list[Safe]:
 def clip_heatmap(log: RunLog, width: int) -> Safe | None:
     """Clip fraction per step (upwards) and iteration; hatched where a step was not trained."""
     grid = clip_grid(log, limit=160 if width > 600 else 60)
-    if grid is None:
-        return None
+    return _heatmap(grid, width, "Clip fraction", "of the pictures clipped", "none clipped") if grid else None
+
+
+def credit_heatmap(log: RunLog, width: int) -> Safe | None:
+    """Share of the credit per step (upwards) and iteration, of a schedule that is measured."""
+    grid = credit_grid(log, limit=160 if width > 600 else 60)
+    return _heatmap(grid, width, "Share of the credit", "of the credit", "") if grid else None
+
+
+def _heatmap(grid: StepGrid, width: int, quantity: str, of_what: str, if_none: str) -> Safe:
     rows, columns = len(grid.steps), len(grid.columns)
     frame = Frame(width, 90 + min(max(24 * rows, 120), 430), top=46)
     (left, right), (bottom, top) = frame.x_range, frame.y_range
     across, down = (right - left) / columns, (bottom - top) / rows
     highest = max(cell.value for cell in grid.cells)
-    hatch = f"hatch-{width}"
+    kind = "clip-heatmap" if of_what.endswith("clipped") else "credit-heatmap"
+    hatch = f"hatch-{kind}-{width}"
     gap = min(1.0, across * 0.12, down * 0.12)
     cells = [
         titled(
             "rect",
-            f"{cell.label}: {percent(cell.value)} clipped",
+            f"{cell.label}: {percent(cell.value)} {of_what}",
             x=left + cell.column * across,
             y=bottom - (cell.row + 1) * down,
             width=across - gap,
@@ -163,15 +172,15 @@ def clip_heatmap(log: RunLog, width: int) -> Safe | None:
         for cell in grid.cells
     ]
     return frame.draw(
-        "clip-heatmap",
-        f"Clip fraction for {rows} sampling steps "
+        kind,
+        f"{quantity} for {rows} sampling steps "
         f"over iterations {grid.columns[0][0]} to {grid.columns[-1][1]}, "
         f"from {percent(min(cell.value for cell in grid.cells))} to {percent(highest)}.",
         _hatch(hatch),
         element("rect", x=left, y=top, width=right - left, height=bottom - top, fill=f"url(#{hatch})"),
         cells,
         _heatmap_axes(frame, grid.steps, grid.columns, across, down),
-        _colour_scale(frame, highest),
+        _colour_scale(frame, percent(highest) if highest > 0 else if_none, of_what),
     )
 
 
@@ -208,7 +217,7 @@ def _heatmap_axes(
     ]
 
 
-def _colour_scale(frame: Frame, highest: float) -> list[Safe]:
+def _colour_scale(frame: Frame, highest: str, of_what: str) -> list[Safe]:
     """The colours with the values at their ends, above the map, and the sign for an untrained step."""
     swatch = 15.0
     end = frame.left + LEVELS * swatch
@@ -218,8 +227,8 @@ def _colour_scale(frame: Frame, highest: float) -> list[Safe]:
             for index in range(LEVELS)
         ),
         text(frame.left, 35, "0", anchor="start"),
-        text(end, 35, percent(highest) if highest > 0 else "none clipped", anchor="end"),
-        text(end + 8, 18, "of the pictures clipped", anchor="start"),
+        text(end, 35, highest, anchor="end"),
+        text(end + 8, 18, of_what, anchor="start"),
     ]
 
 

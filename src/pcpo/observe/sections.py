@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pcpo.observe.charts import clip_heatmap, credit_bars, reward_curve, small_chart
-from pcpo.observe.layout import both, clipped, legend, line_swatch, note, section, swatch
+from pcpo.observe.charts import clip_heatmap, credit_bars, credit_heatmap, reward_curve, small_chart
+from pcpo.observe.layout import NARROW, both, clipped, legend, line_swatch, note, section, swatch
 from pcpo.observe.markup import Safe, element
 from pcpo.observe.numbers import number, percent, relative_change
 from pcpo.observe.pictures import Gallery, Pair
@@ -171,7 +171,17 @@ def credit(log: RunLog) -> Safe:
         ),
         both(lambda width: credit_bars(found, width), missing),
         None if found.measured else note("The gradient share was not measured in this run."),
+        _credit_history(log),
     )
+
+
+def _credit_history(log: RunLog) -> Safe | None:
+    """How a measured schedule came to be."""
+    if credit_heatmap(log, NARROW) is None:
+        return None
+    words = "The target was measured as training went on; this is the share that each step had after each iteration."
+    chart = both(lambda width: credit_heatmap(log, width), "")
+    return element("div", element("h3", "How the target changed"), element("p", words), chart, class_="sub")
 
 
 def _credit_claim(log: RunLog) -> str:

@@ -82,7 +82,10 @@ def shares(values: Sequence[float | None]) -> list[float]:
 
 
 def step_shares(log: RunLog) -> StepShares | None:
-    """Native, target and measured credit per step; measured is the mean over the measurements."""
+    """Native, target and measured credit per step; measured is the mean over the measurements.
+
+    Where the target changes during the run: the last target and the last measurement.
+    """
     measured = [event for event in log.gradient_share if shares(event.share)]
     if log.credit is not None and log.credit.steps:
         steps, native, target = log.credit.steps, log.credit.native, log.credit.target
@@ -96,6 +99,8 @@ def step_shares(log: RunLog) -> StepShares | None:
         native, target = _at_steps(steps, native, together), _at_steps(steps, target, together)
         steps = together
     rows = [shares(event.share) for event in measured if event.steps == steps]
+    if len({tuple(event.target) for event in log.credits}) > 1:
+        rows = rows[-1:]  # the earlier ones were measured under other targets
     columns = list(zip(*rows, strict=True))
     return StepShares(
         steps=list(steps),
@@ -128,7 +133,7 @@ def distance(left: Sequence[float], right: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class Cell:
-    """Clip fraction of one step in one column of iterations."""
+    """The value of one step in one column of iterations."""
 
     column: int
     row: int
@@ -137,15 +142,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class ClipGrid:
-    """Clip fractions on steps x columns of iterations. A cell is there only where the step was trained."""
+class StepGrid:
+    """A quantity on steps x columns of iterations. A cell is there only where the quantity is."""
 
     steps: list[int]
     columns: list[tuple[int, int]]
     cells: list[Cell]
 
 
-def clip_grid(log: RunLog, limit: int) -> ClipGrid | None:
+def clip_grid(log: RunLog, limit: int) -> StepGrid | None:
     """Clip fraction per step and iteration, with iterations averaged into at most `limit` columns."""
     rows = [row for row in log.iterations if row.clip_fraction_per_step]
     trained = {step for row in rows for step in row.steps}
@@ -161,7 +166,24 @@ def clip_grid(log: RunLog, limit: int) -> ClipGrid | None:
             value = mean([_of_step(row, step) for row in chunk])
             if value is not None:
                 cells.append(Cell(column, position, value, f"step {step}, {when}"))
-    return ClipGrid(steps, columns, cells) if cells else None
+    return StepGrid(steps, columns, cells) if cells else None
+
+
+def credit_grid(log: RunLog, limit: int) -> StepGrid | None:
+    """Share of the credit per step after each measurement of an adaptive schedule; None if it never changed."""
+    schedules = [(event, shares(event.target)) for event in log.credits]
+    schedules = [(event, found) for event, found in schedules if found and event.steps == log.credits[-1].steps]
+    if len({tuple(found) for _, found in schedules}) < 2:
+        return None
+    stride = math.ceil(len(schedules) / limit)
+    schedules = schedules[::-stride][::-1]  # the last one is always there
+    cells = [
+        Cell(column, row, value, f"step {step}, after iteration {event.iteration}")
+        for column, (event, found) in enumerate(schedules)
+        for row, (step, value) in enumerate(zip(event.steps, found, strict=True))
+    ]
+    columns = [(event.iteration, event.iteration) for event, _ in schedules]
+    return StepGrid(schedules[-1][0].steps, columns, cells)
 
 
 def _of_step(row: Iteration, step: int) -> float | None:

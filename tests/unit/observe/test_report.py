@@ -18,7 +18,7 @@ from pcpo.errors import RunFolderError
 from pcpo.observe.events import EventWriter, read_events
 from pcpo.observe.pictures import data_uri, gallery, spaced
 from pcpo.observe.report import write_report
-from pcpo.observe.series import clip_grid, distance, series, shares, spread, step_shares
+from pcpo.observe.series import clip_grid, credit_grid, distance, series, shares, spread, step_shares
 from pcpo.observe.tables import flatten
 
 MakeRun = Callable[..., Path]
@@ -167,6 +167,30 @@ def test_a_measurement_of_some_steps_is_compared_with_those_steps_only(tmp_path:
     assert found is not None
     assert (found.steps, found.measured) == ([0, 2], [0.4, 0.6])
     assert found.native == pytest.approx([1 / 6, 5 / 6]) and found.target == [0.5, 0.5]
+
+
+def test_a_target_that_changes_has_a_history_and_its_last_measurement(tmp_path: Path) -> None:
+    with EventWriter(tmp_path / "events.jsonl") as writer:
+        for iteration in range(6):
+            target = [4.0 - 0.5 * iteration, 4.0 + 0.5 * iteration]
+            writer.write("credit", iteration=iteration, steps=[0, 1], native=[1.0, 7.0], target=target)
+            writer.write(
+                "gradient_share", iteration=iteration, steps=[0, 1], share=[0.1 * iteration, 1 - 0.1 * iteration]
+            )
+        writer.write("iteration", iteration=5, reward_mean=1.0)
+    log = read_events(tmp_path / "events.jsonl")
+    found = step_shares(log)
+    assert found is not None and found.measurements == 1
+    assert found.measured == [0.5, 0.5] and found.target == [1.5 / 8, 6.5 / 8]
+    grid = credit_grid(log, limit=3)
+    assert grid is not None and grid.columns == [(1, 1), (3, 3), (5, 5)]
+    assert [cell.value for cell in grid.cells if cell.row == 0] == [3.5 / 8, 2.5 / 8, 1.5 / 8]
+    html = write_report(tmp_path).read_text("utf-8")
+    assert "How the target changed" in html and html.count('class="credit-heatmap"') == 2
+
+
+def test_a_target_that_stays_has_no_history(typical_run: Path) -> None:
+    assert credit_grid(read_events(typical_run / "events.jsonl"), limit=100) is None
 
 
 def test_shares_refuse_missing_and_negative_weights() -> None:
