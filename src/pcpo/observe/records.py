@@ -108,6 +108,11 @@ class Evaluation(_Event):
     reward_std: Number = None
     rewards: dict[str, Number] = {}
     held_out: dict[str, Number] = {}
+    held_out_per_prompt: dict[str, list[Number]] = {}
+    monitors: dict[str, Number] = {}
+    monitors_per_prompt: dict[str, list[Number]] = {}
+    diversity_features: str = ""
+    diversity_among: str = ""
     prompts: list[str] = []
     values: list[Number] = []
     sheet: str | None = None

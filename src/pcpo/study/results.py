@@ -24,7 +24,7 @@ RESULTS = "results.json"
 # Parts of an iteration's time that serve the diagnostics, not the training.
 NOT_TRAINING = {"total", "probe"}
 # Texts and single pictures of an evaluation stay in the run's own log.
-NOT_CURVE = {"prompts", "values", "sheet", "pictures"}
+NOT_CURVE = {"prompts", "values", "sheet", "pictures", "held_out_per_prompt", "monitors_per_prompt"}
 
 
 def cell_results(cell: Cell) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pcpo.credit.adaptive import signal_and_noise
 from pcpo.credit.diagnostics import share
 from pcpo.data.images import contact_sheet, save_png
 from pcpo.data.prompts import Prompt
+from pcpo.evaluation.watch import Watcher
 from pcpo.models.base import Adapter
 from pcpo.models.lora import trainable
 from pcpo.observe.console import Console
@@ -49,8 +50,10 @@ class Evaluator:
         self.sampler, self.reward, self.held_out = sampler, reward, held_out
         self.request = evaluation_request(list(prompts[: settings.num_prompts]), settings.per_prompt)
         self.cond = adapter.encode([p.text for p in self.request.prompts])
+        self.per_prompt = settings.per_prompt
         self.columns = settings.per_prompt * max(1, 8 // settings.per_prompt)
         self.size = config.batch.rollout or config.pictures
+        self.watcher = Watcher(adapter.device)
 
     def run(self, iteration: int, folder: Path, console: Console) -> dict[str, Any]:
         """Sample, score, write `images/NNNNNN*`, and return the fields of the evaluation event."""
@@ -72,20 +75,31 @@ class Evaluator:
             "reward_mean": float(scored.mean()) if len(scored) else None,
             "reward_std": float(scored.std(correction=0)) if len(scored) else None,
             "rewards": {name: float(part[result.valid].mean()) for name, part in result.info.items()},
-            "held_out": self._held_out(pictures, metadata),
+            **self._held_out(pictures, metadata),
+            **self.watcher(pictures, self.per_prompt),
             "prompts": request.texts,
             "values": [float(v) if ok else None for v, ok in zip(result.values, result.valid, strict=True)],
             "sheet": sheet,
             "pictures": names,
         }
 
-    def _held_out(self, pictures: Tensor, metadata: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-        """Mean of each held-out reward over the pictures that it judges; None where it judges none."""
+    def _held_out(self, pictures: Tensor, metadata: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Mean of each held-out reward over the pictures that it judges, and over those of each prompt.
+
+        None stands where it judges none.
+        """
         means: dict[str, float | None] = {}
+        rows: dict[str, list[float | None]] = {}
         for name, reward, _ in self.held_out.parts if self.held_out else []:
             result = evaluate(reward, pictures, self.request.texts, metadata, name=name)
-            means[name] = float(result.values[result.valid].mean()) if result.valid.any() else None
-        return means
+            means[name] = _mean(result.values, result.valid)
+            groups = result.values.split(self.per_prompt), result.valid.split(self.per_prompt)
+            rows[name] = [_mean(values, valid) for values, valid in zip(*groups, strict=True)]
+        return {"held_out": means, "held_out_per_prompt": rows}
+
+
+def _mean(values: Tensor, valid: Tensor) -> float | None:
+    return float(values[valid].mean()) if valid.any() else None
 
 
 def gradient_share(update: Update, pictures: int, group_size: int) -> dict[str, Any]:
