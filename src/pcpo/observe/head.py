@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pcpo.observe.console import duration
+from pcpo.observe.early import verdict
 from pcpo.observe.markup import Safe, element
 from pcpo.observe.numbers import number, percent, relative_change
 from pcpo.observe.records import Iteration, RunLog
@@ -63,6 +64,7 @@ def head(log: RunLog) -> Safe:
         element("h1", name),
         element("ul", facts, class_="facts") if facts else None,
         headline(log),
+        verdict(log),
         tiles(log),
     )
 

@@ -14,9 +14,9 @@ def note(words: str) -> Safe:
     return element("p", words, class_="note")
 
 
-def section(title: str, *children: Child, class_: str | None = None) -> Safe:
+def section(title: str, *children: Child, class_: str | None = None, id_: str | None = None) -> Safe:
     """A card with a heading."""
-    return element("section", element("h2", title), *children, class_=class_)
+    return element("section", element("h2", title), *children, class_=class_, id_=id_)
 
 
 def both(draw: Callable[[int], Safe | None], missing: str) -> Safe:

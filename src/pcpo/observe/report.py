@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pcpo.data.files import write_bytes_atomic
-from pcpo.observe import head, sections, tables
+from pcpo.observe import early, head, sections, tables
 from pcpo.observe.document import document
 from pcpo.observe.events import read_events
 from pcpo.observe.markup import element
@@ -36,6 +36,7 @@ def page(log: RunLog, shown: Gallery | None) -> str:
             "main",
             sections.pictures(shown),
             sections.reward(log),
+            early.early_warning(log),
             sections.credit(log),
             sections.clipping(log),
             sections.health(log),

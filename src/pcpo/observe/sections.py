@@ -10,7 +10,7 @@ from pcpo.observe.markup import Safe, element
 from pcpo.observe.numbers import number, percent, relative_change
 from pcpo.observe.pictures import Gallery, Pair
 from pcpo.observe.records import Evaluation, Iteration, RunLog
-from pcpo.observe.series import Sample, distance, series, spread, step_shares
+from pcpo.observe.series import distance, series, spread, step_shares
 from pcpo.observe.tables import words_table
 
 FIRST_PAIRS = 12
@@ -111,26 +111,6 @@ def reward(log: RunLog) -> Safe:
         ),
         both(lambda width: reward_curve(log, width), "No iteration and no evaluation has been logged yet."),
         _reward_parts(log.evaluations),
-        _held_out(log.evaluations),
-    )
-
-
-def _held_out(evaluations: list[Evaluation]) -> Safe | None:
-    """A small curve of every reward that was measured and not trained on."""
-    figures = []
-    for name in dict.fromkeys(name for event in evaluations for name in event.held_out):
-        values = ((event.iteration, event.held_out.get(name)) for event in evaluations)
-        drawn = small_chart([Sample(at, at, value) for at, value in values if value is not None], "mean")
-        figures.append(element("figure", element("h4", clipped(name)), drawn or note("not logged")))
-    if not figures:
-        return None
-    intro = element("p", "Measured on the same evaluation pictures, never trained on.")
-    return element(
-        "div",
-        element("h3", "Held-out rewards"),
-        intro,
-        element("div", figures, class_="multiples"),
-        class_="sub",
     )
 
 
@@ -209,15 +189,13 @@ def clipping(log: RunLog) -> Safe:
 
 
 MULTIPLES: tuple[tuple[str, str, Callable[[Iteration], float | None], dict[str, bool]], ...] = (
-    ("KL to the sampling policy", "approx. KL", lambda row: row.approx_kl, {}),
-    ("KL to the reference model", "KL", lambda row: row.kl_ref, {}),
     ("Gradient norm before clipping", "gradient norm", lambda row: row.grad_norm, {}),
     ("Ratio error before the first update", "max |log ratio|", lambda row: row.ratio_error, {"log": True}),
     ("Clip fraction", "clipped", lambda row: row.clip_fraction, {"shares": True}),
     ("Groups with equal rewards", "groups", lambda row: float(row.zero_std_groups), {}),
     ("Loss", "loss", lambda row: row.loss, {}),
 )
-OPTIONAL = {"KL to the reference model", "Loss"}
+OPTIONAL = {"Loss"}
 
 
 def health(log: RunLog) -> Safe:

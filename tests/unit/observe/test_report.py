@@ -84,7 +84,7 @@ def test_an_empty_log_gives_a_page_of_notes(tmp_path: Path) -> None:
     (tmp_path / "events.jsonl").touch()
     page = page_of(tmp_path)
     assert "unnamed run" in page and "The log has no credit schedule." in page
-    assert page.count('class="note"') == 6
+    assert page.count('class="note"') == 7
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path: Path) -> None:

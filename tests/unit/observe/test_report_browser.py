@@ -311,6 +311,6 @@ def test_an_empty_run_shows_notes_and_no_empty_chart(
     browser: Browser, tmp_path: Path, make_run: Callable[..., Path]
 ) -> None:
     browser.open(write_report(make_run(tmp_path, iterations=0, evaluations=())))
-    assert browser.count_of(".note") == 5
+    assert browser.count_of(".note") == 6
     assert browser.count_of(".reward-curve, .clip-heatmap, .small-chart") == 0
     assert browser.complaints() == []
