@@ -1,7 +1,8 @@
 """Align text-to-image diffusion and flow models with rewards by proportionate credit policy optimization.
 
-`PCPOTrainer` tunes a model; `load_config` reads presets and YAML files; `Config` is the whole configuration. They are
-imported on first use, so `import pcpo` costs nothing.
+`PCPOTrainer` tunes a model; `load_config` reads presets and YAML files; `Config` is the whole configuration;
+`check_adapter` tries a new model family. They are imported on first use, so `import pcpo` costs
+nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from pcpo.models.checker import check_adapter
     from pcpo.trainer.config import Config
     from pcpo.trainer.configfile import load_config
     from pcpo.trainer.loop import PCPOTrainer
@@ -21,6 +23,7 @@ _HOMES = {
     "Config": "pcpo.trainer.config",
     "PCPOTrainer": "pcpo.trainer.loop",
     "RewardResult": "pcpo.types",
+    "check_adapter": "pcpo.models.checker",
     "load_config": "pcpo.trainer.configfile",
 }
 
@@ -31,4 +34,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'pcpo' has no attribute {name!r}")
 
 
-__all__ = ["Config", "PCPOTrainer", "RewardResult", "__version__", "load_config"]
+__all__ = ["Config", "PCPOTrainer", "RewardResult", "__version__", "check_adapter", "load_config"]

@@ -30,12 +30,11 @@ PROMPTS = ["red", "a blue boat"]
 
 @dataclass
 class Case:
-    """A tiny pipeline, the options of its adapter, and how the pipeline itself is called with a guidance scale."""
+    """A tiny pipeline and the options of its adapter."""
 
     make: Callable[[], Any]
     side: int = 16
     length: int | None = None
-    call: Callable[[float], dict[str, Any]] = lambda scale: {"guidance_scale": scale}
 
     def adapter(self):
         return wrap_pipeline(self.make(), resolution=self.side, max_sequence_length=self.length)
@@ -54,14 +53,6 @@ def sana_with_its_usual_scheduler():
     return scheduled(tiny.sana, DPMSolverMultistepScheduler, **settings)
 
 
-def true_cfg(scale):
-    return {"true_cfg_scale": scale, "negative_prompt": " " if scale > 1 else None}
-
-
-def unbinned(scale):
-    return {"guidance_scale": scale, "use_resolution_binning": False}
-
-
 CASES = {
     "sdxl": Case(lambda: scheduled(tiny.stable_diffusion_xl, DDIMScheduler, clip_sample=False)),
     "sdxl-v": Case(
@@ -74,9 +65,9 @@ CASES = {
     ),
     "flux-dev": Case(tiny.flux, length=12),
     "flux-schnell": Case(lambda: tiny.flux(guidance_embeds=False), length=12),
-    "sana": Case(tiny.sana, 32, 24, unbinned),
-    "sana-dpm": Case(sana_with_its_usual_scheduler, 32, 24, unbinned),
-    "qwen": Case(tiny.qwen_image, call=true_cfg),
+    "sana": Case(tiny.sana, 32, 24),
+    "sana-dpm": Case(sana_with_its_usual_scheduler, 32, 24),
+    "qwen": Case(tiny.qwen_image),
 }
 TRAINED = ("sdxl", "flux-dev", "sana", "qwen")
 
@@ -94,9 +85,8 @@ def test_without_noise_a_rollout_is_the_pipelines_own_sampling(family, scale):
         ode, ode.stats(grid), x_T,
     )  # fmt: skip
     adapter.pipe.set_progress_bar_config(disable=True)
-    settings = {"num_inference_steps": STEPS, "height": case.side, "width": case.side, **case.call(scale)}
-    if case.length is not None:
-        settings["max_sequence_length"] = case.length
+    settings = {"num_inference_steps": STEPS, "height": case.side, "width": case.side}
+    settings |= adapter.pipeline_arguments(scale)
     own = adapter.pipe(PROMPTS, latents=x_T, output_type="latent", **settings).images
     assert own.std() > 0.1
     torch.testing.assert_close(latents, own, rtol=0, atol=1e-4)

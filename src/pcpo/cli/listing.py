@@ -1,4 +1,4 @@
-"""`pcpo presets` and `pcpo models`: what there is to choose from."""
+"""`pcpo presets`: what there is to choose from, and how lists are printed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,6 @@ def presets(
             )
         )
     print_table(rows)
-
-
-def models() -> None:
-    """List the embedded models and the pipeline families that can be tuned."""
-    from pcpo.models.folders import EMBEDDED
-    from pcpo.models.loading import FAMILIES
-
-    print_table(EMBEDDED.items())
-    typer.echo(f"\nAny folder or hub id of: {', '.join(FAMILIES)}")
 
 
 def print_table(rows: Iterable[tuple[str, ...]]) -> None:

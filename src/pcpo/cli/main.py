@@ -7,7 +7,7 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import compare, evaluate, export, listing, report, rewards, sample, study, train, validate
+from pcpo.cli import compare, evaluate, export, listing, models, report, rewards, sample, study, train, validate
 from pcpo.errors import Interrupted, PCPOError
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("presets")(listing.presets)
-app.command("models")(listing.models)
+app.add_typer(models.app, name="models")
 app.add_typer(rewards.app, name="rewards")
 app.add_typer(study.app, name="study")
 

@@ -127,6 +127,14 @@ class Adapter(ABC):
         """Conditioning tensors [1, ...] of the unconditional half of classifier-free guidance."""
         return self.encode_one("")
 
+    def deterministic_scheduler(self) -> Any:
+        """The scheduler with which `pipe(...)` takes the steps of our samplers without noise."""
+        return self.pipe.scheduler
+
+    def pipeline_arguments(self, guidance_scale: float) -> dict[str, Any]:
+        """Arguments with which `pipe(...)` samples what we sample, besides prompts, size, steps and noise."""
+        return {"guidance_scale": guidance_scale, **self.text_length}
+
     def unpack(self, latents: Tensor) -> Tensor:
         """Latents [B, ...] as the VAE takes them, [B, C, h, w]."""
         return latents

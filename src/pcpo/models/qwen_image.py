@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,11 @@ class QwenImageAdapter(PackedFlowAdapter):
     def encode_empty(self) -> dict[str, Tensor]:
         """A space: the template's own text is cut away, and an empty prompt would leave only its end."""
         return self.encode_one(" ")
+
+    def pipeline_arguments(self, guidance_scale: float) -> dict[str, Any]:
+        """Arguments with which `pipe(...)` samples what we sample: its true_cfg_scale, with our negative prompt."""
+        negative = " " if guidance_scale > 1 else None
+        return {"true_cfg_scale": guidance_scale, "negative_prompt": negative, **self.text_length}
 
     def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity [N, tokens, channels]; the backbone wants times in [0, 1]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -42,6 +43,15 @@ class SanaAdapter(FlowAdapter):
             prompt, False, device=self.device, complex_human_instruction=instruction, **self.text_length
         )
         return {"prompt_embeds": embeds, "mask": mask}
+
+    def deterministic_scheduler(self) -> Any:
+        """A DPM-Solver of first order makes our Euler steps."""
+        own = self.pipe.scheduler
+        return type(own).from_config(own.config, solver_order=1) if "solver_order" in own.config else own
+
+    def pipeline_arguments(self, guidance_scale: float) -> dict[str, Any]:
+        """Arguments with which `pipe(...)` samples what we sample: no binning."""
+        return {**super().pipeline_arguments(guidance_scale), "use_resolution_binning": False}
 
     def forward(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity [N, C, H, W]; a learned variance is dropped."""

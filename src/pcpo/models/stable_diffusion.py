@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from pcpo.errors import ConfigError, ModelError
@@ -38,6 +40,10 @@ class StableDiffusionAdapter(Adapter):
                 where="model scheduler",
             )
         self.alphas_cumprod = self.scheduler.alphas_cumprod.to(self.device)
+
+    def deterministic_scheduler(self) -> Any:
+        """DDIM, whose eta is 0 unless `pipe(...)` is given another."""
+        return self.scheduler
 
     def native_resolution(self) -> int:
         """Picture side in pixels that the model was made for."""

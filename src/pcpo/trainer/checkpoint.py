@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -146,19 +146,32 @@ def _attempt(read: Callable[[Path], Read], folder: Path) -> Read | CheckpointErr
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's per-parameter state as named tensors; hyper-parameters come from the configuration."""
     return {
-        f"optimizer.{index}.{name}": value
+        f"optimizer.{index}.{name}": torch.as_tensor(value)  # bitsandbytes counts steps in an int
         for index, entry in optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
+        for name, value in _flat(entry)
     }
+
+
+def _flat(entry: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """A parameter's state without the level that bitsandbytes puts 8-bit moments into; it loads them without.
+
+    Their code books are one tensor for all parameters, which safetensors refuses, hence the copies.
+    """
+    for name, value in entry.items():
+        if isinstance(value, dict):
+            yield from ((inner, part.clone()) for inner, part in value.items())
+        else:
+            yield name, value
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`."""
-    state: dict[int, dict[str, Tensor]] = {}
+    state: dict[int, dict[str, Tensor | float]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
+            counts = value.ndim == 0 and not value.is_floating_point()
+            state.setdefault(int(index), {})[name] = value.item() if counts else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
