@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 OUT ?= runs/demo
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow reliability lint clean
 .DEFAULT_GOAL := help
 
 help:
-	@grep -h '^# make' Makefile; echo '   make lint, make slow, make clean'
+	@grep -h '^# make' Makefile; echo '   make lint, make slow, make reliability, make clean'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,9 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+reliability: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/reliability -m reliability --measured docs/results/reliability.json
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow

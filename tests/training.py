@@ -16,6 +16,14 @@ SAMPLER = {"sd": DIFFUSION, "sd_v": DIFFUSION, "sd3": FLOW}
 FAMILIES = tuple(SAMPLER)
 
 
+# Iterations of about 0.05 s
+SMALL: dict[str, Any] = {
+    "batch": {"prompts": 1, "group_size": 2},
+    "sampler": {"steps": 2},
+    "evaluation": {"every": 1000, "num_prompts": 1, "steps": 1},
+}
+
+
 def settings(family: str, folder: Any, output: Any, **changes: Any) -> dict[str, Any]:
     """Two prompts of three pictures, one iteration, four steps; `changes` are merged section by section."""
     base = {
@@ -74,3 +82,12 @@ def scramble(adapter, size=0.1):
     with torch.no_grad():
         for _, parameter in trainable(adapter.unwrapped):
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def figures(log):
+    """What the log says, without times and speeds."""
+    return (
+        [event.model_copy(update={"seconds": {}, "pictures_per_second": None}) for event in log.iterations],
+        log.evaluations,
+        [event.iteration for event in log.checkpoints],
+    )

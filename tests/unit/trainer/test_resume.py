@@ -10,7 +10,7 @@ from pcpo.errors import CheckpointError, RewardError
 from pcpo.observe.events import read_events
 from pcpo.trainer.checkpoint import load_newest, optimizer_tensors
 from pcpo.trainer.state import TrainState
-from training import reddish, run, same, weights
+from training import figures, reddish, run, same, weights
 
 SETTINGS = {
     "plain": ("sd", {}),
@@ -26,15 +26,6 @@ SETTINGS = {
     ),
     "full": ("sd_v", {"model": {"tune": "full"}, "optim": {"ema_decay": 0.5}}),
 }
-
-
-def figures(log):
-    """What the log says, without times and speeds."""
-    return (
-        [event.model_copy(update={"seconds": {}, "pictures_per_second": None}) for event in log.iterations],
-        log.evaluations,
-        [event.iteration for event in log.checkpoints],
-    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
