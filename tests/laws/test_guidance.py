@@ -143,13 +143,13 @@ def test_pictures_are_those_of_the_base_and_of_the_tuned_model(runs):
 
 
 def test_what_does_not_fit_is_refused_before_loading(runs, folders, tmp_path, monkeypatch):
-    from pcpo.evaluation import guidance
+    from pcpo.evaluation import guidance, sampling
 
     def loaded(*arguments):
         pytest.fail("a model was loaded")
 
     monkeypatch.setattr(guidance, "load_base", loaded)
-    monkeypatch.setattr(guidance, "load_adapter", loaded)
+    monkeypatch.setattr(sampling, "load_adapter", loaded)
     run = runs["sd", "a"]
     for error, words, source, terms in [
         (ModelError, "was tuned from .*sd3.*, not from", run, [(run, 1.0), (runs["sd3", "a"], 1.0)]),

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pcpo.cli.options import Device, Precision
+
 
 def compare(
     models: Annotated[list[str], typer.Argument(help="two or more: run folder, RUN@ITERATION, model; the base first")],
@@ -21,6 +23,8 @@ def compare(
     rewards: Annotated[
         list[str] | None, typer.Option("--reward", "-r", metavar="NAME", help="score the pictures; may be repeated")
     ] = None,
+    device: Device = "auto",
+    precision: Precision = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder to make; must not exist")] = Path("comparison"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
@@ -32,6 +36,7 @@ def compare(
     if output.exists():
         raise RunFolderError("exists already", where=str(output), fix="choose another --output")
 
+    from pcpo.evaluation.sampling import Placement
     from pcpo.evaluation.side_by_side import compare as sample_all
     from pcpo.evaluation.side_by_side import write_comparison
     from pcpo.observe.console import Console
@@ -51,5 +56,6 @@ def compare(
             seed=seed,
             rewards=loaded,
             advance=advance,
+            placement=Placement(device, precision),
         )
     typer.echo(write_comparison(result, output))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pcpo.cli.options import Device, Precision
+
 
 def evaluate(
     sources: Annotated[list[str], typer.Argument(help="run folders, models or folders of pictures")],
@@ -40,6 +42,8 @@ def evaluate(
     matched: Annotated[
         float | None, typer.Option(help="compare runs at their first saved weights that reach this reward")
     ] = None,
+    device: Device = "auto",
+    precision: Precision = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a JSON file; must be new")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no tables")] = False,
 ) -> None:
@@ -54,6 +58,7 @@ def evaluate(
         raise RunFolderError("exists already", where=str(output), fix="choose another --output")
 
     from pcpo.evaluation.command import Request, run
+    from pcpo.evaluation.sampling import Placement
 
     request = Request(
         sources=sources,
@@ -69,5 +74,6 @@ def evaluate(
         target=matched,
         output=output,
         quiet=quiet,
+        placement=Placement(device, precision),
     )
     run(request)

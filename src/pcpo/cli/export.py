@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from pcpo.cli.options import Device, Precision
+
 
 class Layout(str, Enum):
     """Whose names the weights get."""
@@ -25,11 +27,15 @@ def export(
         typer.Option("--output", "-o", help="folder to make; must not exist", show_default="RUN/export/FORMAT"),
     ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="a whole pipeline with the LoRA in its weights")] = False,
+    device: Device = "auto",
+    precision: Precision = None,
 ) -> None:
     """Write a run's LoRA for diffusers, sd-scripts (kohya) or ComfyUI, or a whole pipeline, with a model card.
 
-    A full fine-tuning is exported as a pipeline.
+    A full fine-tuning is exported as a pipeline. --device and --precision are those of a whole pipeline.
     """
+    from pcpo.evaluation.sampling import Placement
     from pcpo.export.run import export_run
 
-    typer.echo(export_run(run, layout.value, output, merged=merged))
+    placement = Placement(device, precision)
+    typer.echo(export_run(run, layout.value, output, merged=merged, placement=placement))

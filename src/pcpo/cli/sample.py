@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pcpo.cli.options import Device, Precision
+
 
 def sample(
     source: Annotated[str, typer.Argument(help="run folder, RUN@ITERATION, embedded model, pipeline folder or hub id")],
@@ -22,6 +24,8 @@ def sample(
         typer.Option("--adapter", "-a", metavar="RUN=WEIGHT", help="add a run's tuning so many times; may be repeated"),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the noises")] = 0,
+    device: Device = "auto",
+    precision: Precision = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="folder for the pictures; must be new or empty")
     ] = Path("samples"),
@@ -41,15 +45,16 @@ def sample(
         raise RunFolderError("is not an empty folder", where=str(output), fix="choose another --output")
 
     from pcpo.evaluation.guidance import load_guidance, parse_term
-    from pcpo.evaluation.sampling import load_for_sampling, sample_set, write_pictures
+    from pcpo.evaluation.sampling import Placement, load_for_sampling, sample_set, write_pictures
     from pcpo.trainer.step import Policy
 
+    placement = Placement(device, precision)
     terms = [parse_term(text) for text in adapters or []]
     if terms:
-        guidance = load_guidance(source, terms)
+        guidance = load_guidance(source, terms, placement)
         adapter, make_policy = guidance.adapter, guidance.make_policy
     else:
-        adapter, make_policy = load_for_sampling(source), Policy
+        adapter, make_policy = load_for_sampling(source, placement), Policy
     pictures = sample_set(
         adapter,
         wanted,

@@ -16,6 +16,7 @@ from pcpo.evaluation.compare import BASE, Comparer, Sampling, check_source, held
 from pcpo.evaluation.features import EMBEDDED, load_features
 from pcpo.evaluation.matched import MatchedRun, check_matched, find_match, quality_at_matched_reward
 from pcpo.evaluation.measure import Evaluation
+from pcpo.evaluation.sampling import DEFAULT, Placement
 from pcpo.evaluation.tables import matched_json, print_evaluations, print_matches, to_json
 from pcpo.models import folders
 from pcpo.observe.console import Console
@@ -47,6 +48,7 @@ class Request:
     target: float | None = None
     output: Path | None = None
     quiet: bool = False
+    placement: Placement = DEFAULT
 
 
 def run(request: Request) -> dict[str, Any]:
@@ -73,12 +75,13 @@ def run(request: Request) -> dict[str, Any]:
             console.warn("emoji_clip knows emoji only; choose --features for other pictures")
         work = sum(s.work for s in (sampling, others) if s is not None)
         with console.task("sampling", work * (sampled + (BASE in references))) as advance:
-            first = Comparer(sampling, features, rewards, references, advance)
+            measured = features, rewards, references, advance, request.placement
+            first = Comparer(sampling, *measured)
             if request.target is None:
                 tables = {"": _evaluate(first, request.sources, configs)}
                 document = to_json(sampling, tables[""])
             else:
-                second = None if others is None else Comparer(others, features, rewards, references, advance)
+                second = None if others is None else Comparer(others, *measured)
                 runs = quality_at_matched_reward(request.sources, request.target, first, second)
                 tables = _matched_tables(runs, first, second, configs)
                 document = matched_json(runs, request.target, sampling, others)

@@ -12,7 +12,7 @@ from pcpo.evaluation.features import FeatureSet
 from pcpo.evaluation.folder import read_folder
 from pcpo.evaluation.iterations import split_source
 from pcpo.evaluation.measure import Evaluation, PictureSet, Reference, measure, reference_set
-from pcpo.evaluation.sampling import load_base, load_for_sampling, load_run, run_config, sample_set
+from pcpo.evaluation.sampling import DEFAULT, Placement, load_base, load_for_sampling, load_run, run_config, sample_set
 from pcpo.models.base import Adapter
 from pcpo.models.folders import read_header
 from pcpo.models.loading import adapter_class
@@ -79,6 +79,7 @@ class Comparer:
     rewards: Mapping[str, Reward] = field(default_factory=dict)
     references: Sequence[str] = (BASE,)
     advance: Advance = no_progress
+    placement: Placement = DEFAULT
     _bases: dict[str, tuple[PictureSet, Reference]] = field(default_factory=dict)
     _others: dict[str, Reference] = field(default_factory=dict)
 
@@ -89,7 +90,10 @@ class Comparer:
     def evaluate_run(self, run: Path, config: Config, weights: Path, name: str) -> Evaluation:
         """A run with the tuned weights saved in `weights`: a folder that `save_tuned` wrote, or a checkpoint."""
         checkpoint = weights.parent == run / "checkpoints"
-        adapter = load_for_sampling(f"{run}@{weights.name}") if checkpoint else load_run(run, config, weights)
+        if checkpoint:
+            adapter = load_for_sampling(f"{run}@{weights.name}", self.placement)
+        else:
+            adapter = load_run(run, config, weights, self.placement)
         return self.measure(self.sampling.pictures(name, adapter, self.advance), config)
 
     def evaluate_base(self, config: Config) -> Evaluation:
@@ -104,13 +108,13 @@ class Comparer:
     def _pictures(self, source: str, size: tuple[int, int] | None = None) -> PictureSet:
         if is_picture_folder(source):
             return read_folder(Path(source), size)
-        return self.sampling.pictures(source, load_for_sampling(source), self.advance)
+        return self.sampling.pictures(source, load_for_sampling(source, self.placement), self.advance)
 
     def _base(self, config: Config) -> tuple[PictureSet, Reference]:
         settings = config.model
         key = f"{settings.path} {settings.resolution} {settings.max_sequence_length}"
         if key not in self._bases:
-            made = self.sampling.pictures(f"{BASE} {settings.path}", load_base(config), self.advance)
+            made = self.sampling.pictures(f"{BASE} {settings.path}", load_base(config, self.placement), self.advance)
             self._bases[key] = made, reference_set(made, self.features)
         return self._bases[key]
 

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from pcpo.errors import ConfigError, ModelError, RunFolderError
 from pcpo.evaluation.iterations import split_source
-from pcpo.evaluation.sampling import load_base, load_run_weights, run_config
+from pcpo.evaluation.sampling import DEFAULT, Placement, load_base, load_run_weights, run_config
 from pcpo.models.base import Adapter, Conditioning
 from pcpo.models.folders import resolve
-from pcpo.models.loading import load_adapter
 from pcpo.trainer.step import Policy
 from pcpo.types import Grid
 
@@ -89,7 +88,7 @@ class GuidedPolicy(Policy):
         return self.guidance.mix(lambda: self.adapter.predict(x, timestep, cond, index, self.guidance_scale))
 
 
-def load_guidance(source: str, terms: Sequence[tuple[str, float]]) -> Guidance:
+def load_guidance(source: str, terms: Sequence[tuple[str, float]], placement: Placement = DEFAULT) -> Guidance:
     """Load a base model once and put the tuned weights of several runs on it.
 
     source  the base: an embedded name, folder or hub id; a run stands for the model that it was tuned from
@@ -115,7 +114,7 @@ def load_guidance(source: str, terms: Sequence[tuple[str, float]]) -> Guidance:
                 fix="combine runs of one base model",
             )
         configs.append(config)
-    guidance = Guidance(load_base(own) if own else load_adapter(source))
+    guidance = Guidance(load_base(own, placement) if own else placement.load(source))
     named = [(f"net_{place}", run, config) for place, ((run, _), config) in enumerate(zip(terms, configs, strict=True))]
     # full ones first: they start from a copy of the bare base
     for name, run, config in sorted(named, key=lambda entry: entry[2].model.tune != "full"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from pcpo.data.prompts import Prompt
 from pcpo.errors import RunFolderError
 from pcpo.evaluation.iterations import load_iteration, split_source
 from pcpo.models.base import Adapter
+from pcpo.models.device import find_device, find_precision
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import load_tuned
 from pcpo.samplers import make_sampler
@@ -33,13 +35,42 @@ def run_config(source: str | Path) -> Config | None:
     return load_config(path) if path.is_file() else None
 
 
-def load_base(config: Config) -> Adapter:
+@dataclass(frozen=True)
+class Placement:
+    """Where a model computes, and in what precision, when it is sampled.
+
+    device     auto (the accelerator, if there is one and the run was not told to use the CPU), cpu, cuda or mps
+    precision  fp32, fp16 or bf16; None: the one that the run was trained in, fp32 for a model that is no run
+    """
+
+    device: str = "auto"
+    precision: str | None = None
+
+    def load(self, path: str, config: Config | None = None) -> Adapter:
+        """The base model of a run, or of none, placed so. Raises ConfigError for a device that is not there."""
+        run = config.run if config else None
+        device = "cpu" if run and run.device == "cpu" and self.device == "auto" else self.device
+        precision = self.precision or (run.precision if run else "fp32")
+        return load_adapter(
+            path,
+            find_device(device, "--device"),
+            config.model.resolution if config else None,
+            config.model.max_sequence_length if config else None,
+            dtype=find_precision(precision, "--precision"),
+            full=config is not None and config.model.tune == "full",
+            offload=run is not None and run.offload != "none",
+        )
+
+
+DEFAULT = Placement()
+
+
+def load_base(config: Config, placement: Placement = DEFAULT) -> Adapter:
     """The adapter of the model that a run tunes, as it was before."""
-    settings = config.model
-    return load_adapter(settings.path, resolution=settings.resolution, max_sequence_length=settings.max_sequence_length)
+    return placement.load(config.model.path, config)
 
 
-def load_for_sampling(source: str) -> Adapter:
+def load_for_sampling(source: str, placement: Placement = DEFAULT) -> Adapter:
     """The adapter of a run (its base model with what was tuned), or of any model that `load_adapter` takes.
 
     `RUN@ITERATION` is the run as it was at a checkpoint that it keeps.
@@ -47,18 +78,18 @@ def load_for_sampling(source: str) -> Adapter:
     folder, iteration = split_source(source)
     config = run_config(folder)
     if config is None:
-        return load_adapter(source)
-    adapter = load_base(config)
+        return placement.load(source)
+    adapter = load_base(config, placement)
     load_run_weights(adapter, Path(folder), config, iteration)
     return adapter
 
 
-def load_run(run: Path, config: Config, weights: Path | None = None) -> Adapter:
+def load_run(run: Path, config: Config, weights: Path | None = None, placement: Placement = DEFAULT) -> Adapter:
     """A run's base model with the tuned weights that lie in `weights` (None: the run folder, so the last ones).
 
     Raises RunFolderError when there are none.
     """
-    adapter = load_base(config)
+    adapter = load_base(config, placement)
     load_run_weights(adapter, weights or run, config)
     return adapter
 

@@ -14,7 +14,7 @@ from pcpo.data.grids import captioned_grid
 from pcpo.data.prompts import Prompt
 from pcpo.errors import ConfigError, ModelError
 from pcpo.evaluation.compare import check_source, no_progress
-from pcpo.evaluation.sampling import load_for_sampling, sample_set
+from pcpo.evaluation.sampling import DEFAULT, Placement, load_for_sampling, sample_set
 from pcpo.observe.comparison import Row, page
 from pcpo.rewards.base import evaluate
 from pcpo.types import Reward
@@ -46,6 +46,7 @@ def compare(
     seed: int = 0,
     rewards: Mapping[str, Reward] | None = None,
     advance: Callable[[int], None] = no_progress,
+    placement: Placement = DEFAULT,
 ) -> SideBySide:
     """Sample each source (see `load_for_sampling`) and score its pictures; one model is in memory at a time.
 
@@ -62,7 +63,7 @@ def compare(
     repeated = [prompt for prompt in prompts for _ in range(count)]
     for name, source in zip(labels(sources), sources, strict=True):
         pictures = sample_set(
-            load_for_sampling(source),
+            load_for_sampling(source, placement),
             prompts,
             count=count,
             steps=steps,

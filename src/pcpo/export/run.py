@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pcpo.data.files import atomic_folder
 from pcpo.errors import ConfigError, RunFolderError, one_line
-from pcpo.evaluation.sampling import load_run, run_config
+from pcpo.evaluation.sampling import DEFAULT, Placement, load_run, run_config
 from pcpo.export.card import write_card
 from pcpo.export.layouts import VERSIONS, check_family, to_layout
 from pcpo.models.folders import ModelHeader, read_header, resolve
@@ -24,7 +24,12 @@ Format = Literal["diffusers", "kohya", "comfy"]
 
 
 def export_run(
-    run: str | Path, layout: Format = "diffusers", output: str | Path | None = None, *, merged: bool = False
+    run: str | Path,
+    layout: Format = "diffusers",
+    output: str | Path | None = None,
+    *,
+    merged: bool = False,
+    placement: Placement = DEFAULT,
 ) -> Path:
     """Write the tuned weights of a run with a model card into a new folder, and return it.
 
@@ -32,6 +37,7 @@ def export_run(
             pcpo.export.layouts
     output  None: RUN/export/LAYOUT, or RUN/export/merged
     merged  a whole pipeline folder with the LoRA added into the weights; so is the export of a full fine-tuning
+    placement  where a whole pipeline is put together, and the precision in which it is written
 
     The folder is written beside its place and renamed. Raises RunFolderError when `run` is none or has no tuned weights
     yet, or `output` exists; ConfigError for a pipeline in another layout than diffusers'; ModelError for a family or
@@ -53,7 +59,7 @@ def export_run(
     output = Path(output) if output is not None else run / "export" / ("merged" if whole else layout)
     with atomic_folder(output) as folder:
         if whole:
-            _write_pipeline(run, config, folder)
+            _write_pipeline(run, config, folder, placement)
             load = 'pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")'
         else:
             weights, metadata = read_lora(run / "lora" / LORA_FILE)
@@ -125,8 +131,8 @@ def _write_layout(
     save_file({name: value.contiguous() for name, value in tensors.items()}, file, metadata=facts)
 
 
-def _write_pipeline(run: Path, config: Config, folder: Path) -> None:
-    adapter = load_run(run, config)
+def _write_pipeline(run: Path, config: Config, folder: Path, placement: Placement) -> None:
+    adapter = load_run(run, config, placement=placement)
     if config.model.tune == "lora":
         adapter.unwrapped.fuse_lora()
         adapter.unwrapped.unload_lora()

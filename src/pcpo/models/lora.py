@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from pcpo.errors import ConfigError, RunFolderError, one_line
@@ -97,6 +98,7 @@ def load_tuned(adapter: Adapter, run_dir: Path, tune: str, name: str = "default"
                 adapter.unwrapped.load_lora_adapter(
                     folder, prefix=adapter.backbone_name, weight_name=LORA_FILE, adapter_name=name
                 )
+            _restore_float32(adapter, folder / LORA_FILE, name)
         else:
             adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
@@ -105,4 +107,19 @@ def load_tuned(adapter: Adapter, run_dir: Path, tune: str, name: str = "default"
             where=str(folder),
             fix="remove this folder and finish the run again with --resume",
         ) from error
+    adapter.unwrapped.to(next(adapter.unwrapped.parameters()).device)  # the new ones, to where the base is
     return True
+
+
+def _restore_float32(adapter: Adapter, file: Path, name: str) -> None:
+    """Undo that diffusers casts a LoRA to the dtype of the base: in training it was float32."""
+    if adapter.unwrapped.dtype == torch.float32:
+        return
+    from peft.utils import set_peft_model_state_dict
+
+    module, prefix = adapter.unwrapped, f"{adapter.backbone_name}."
+    for key, parameter in module.named_parameters():
+        if f".{name}." in key:
+            parameter.data = parameter.data.float()
+    state = {key.removeprefix(prefix): value for key, value in load_file(file).items()}
+    set_peft_model_state_dict(module, state, adapter_name=name)

@@ -12,8 +12,9 @@ import torch
 from accelerate.utils import set_seed
 
 from pcpo import __version__
-from pcpo.errors import CheckpointError, ConfigError, Interrupted, NumericError, RewardError, RunFolderError
+from pcpo.errors import CheckpointError, Interrupted, NumericError, RewardError, RunFolderError
 from pcpo.models.base import Adapter
+from pcpo.models.device import find_device
 from pcpo.models.folders import read_header
 from pcpo.models.loading import adapter_class, wrap_pipeline
 from pcpo.models.lora import add_lora, save_tuned, trainable
@@ -88,7 +89,7 @@ class PCPOTrainer:
         self.reward, held_out = make_rewards(config, reward, [*self.prompts, *evaluated])
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
-        self.device = model.device if isinstance(model, Adapter) else _device(config.run.device)
+        self.device = model.device if isinstance(model, Adapter) else find_device(config.run.device)
 
         texts = [prompt.text for prompt in (*self.prompts, *evaluated[: config.evaluation.num_prompts])]
         self.adapter = prepare_adapter(config, model if isinstance(model, Adapter) else None, self.device, texts)
@@ -303,12 +304,3 @@ def _with_arguments(
     if prompts is not None:
         data["prompts"] = prompts if isinstance(prompts, str) else list(prompts)
     return validate(data)
-
-
-def _device(name: str) -> torch.device:
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name == "auto":
-        return found or torch.device("cpu")
-    if name != "cpu" and (found is None or found.type != name):
-        raise ConfigError(f"this machine has no {name} device", where="run.device", fix="use auto or cpu")
-    return torch.device(name)

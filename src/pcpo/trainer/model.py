@@ -8,11 +8,10 @@ import torch
 
 from pcpo.errors import ConfigError, one_line
 from pcpo.models.base import Adapter
+from pcpo.models.device import PRECISIONS
 from pcpo.models.embeddings import DiskEmbeddings, encoder_identity
 from pcpo.models.loading import load_adapter
 from pcpo.trainer.config import Config
-
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def prepare_adapter(
