@@ -13,7 +13,7 @@ from pcpo.observe.signs import Sign, Signs, signs
 from pcpo.observe.svg import Frame, fit, iterations_scale, path, titled
 
 RULE = (
-    "A sign counts when the mean over prompts has left its limit (dashed) at the last two evaluations and the 99 % "
+    "A sign counts when the mean over prompts has left its limit (dashed) at the last two evaluations and the 95 % "
     "interval of the change over prompts leaves out 0. Limits: a fifth of the diversity at the start; for a reward, "
     "half of the standard deviation among prompts at the start; for pixel monitors, all of it; a tenth more "
     "near-duplicates. For the KL: 10 times the beginning, by medians over a quarter of the iterations."
@@ -87,10 +87,9 @@ def _verdict(found: Signs) -> Safe:
 
 def _figure(sign: Sign, events: Sequence[Evaluation], reward: Sequence[tuple[int, float]], last: int) -> Safe:
     words = sign.name[0].upper() + sign.name[1:]
-    rewards = {name for event in events for name in event.held_out}
     return element(
         "figure",
-        element("h3", f"Held out: {clipped(sign.name)}" if sign.name in rewards else words),
+        element("h3", clipped(words)),
         against_chart(sign.name, sign.points, _limits(sign), reward, last) or note("not logged"),
         element("figcaption", _figures(sign, events), class_="values"),
         class_="left" if sign.left else None,
@@ -110,9 +109,9 @@ def _figures(sign: Sign, events: Sequence[Evaluation]) -> str:
     """The change with its interval and limit; for the diversity, where it was measured."""
     said = []
     if sign.change is not None and sign.low is not None and sign.high is not None:
-        limit = {-1: "\u2212", 0: "\u00b1", 1: "+"}[sign.rule.direction] + number(sign.limit, 2)
+        limit = {-1: "-", 0: "\u00b1", 1: "+"}[sign.rule.direction] + number(sign.limit, 2)
         said.append(
-            f"change {number(sign.change, 2)} (99 %: {number(sign.low, 2)} to {number(sign.high, 2)}; limit {limit})"
+            f"change {number(sign.change, 2)} (95 %: {number(sign.low, 2)} to {number(sign.high, 2)}; limit {limit})"
         )
     elif sign.limit is None:
         said.append("not judged yet")

@@ -15,19 +15,22 @@ from pcpo.errors import ImageError
 from pcpo.observe.records import Evaluation, RunLog
 
 MAX_PICTURES = 24
-MAX_STRIP_PICTURES = 8
-MAX_STRIP_EVALUATIONS = 6
+MAX_GRID_ROWS = 16
+MAX_GRID_COLUMNS = 8
+GRID_SIDE = 256
+GRID_BYTES = 9_000
 BUDGET = 2_900_000
 """Bytes for all pictures before base64, which adds a third: the page stays below 5 MB with its charts."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One evaluation picture as a data URI."""
+    """One evaluation picture as a data URI, and its size (width, height) before it was made small."""
 
     iteration: int
     value: float | None
     uri: str
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,24 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Row:
+    """One prompt and noise along the evaluations."""
+
+    prompt: str
+    pictures: list[Shown]
+
+
+@dataclass(frozen=True)
 class Gallery:
-    """What the report shows. strip: a list per picture with one entry for each of `iterations`."""
+    """What the report shows.
+
+    rows of the grid hold one prompt and noise each, with a picture for each of `iterations`.
+    """
 
     pairs: list[Pair]
     available: int
     iterations: list[int]
-    strip: list[list[Shown]]
+    rows: list[Row]
     problems: list[str]
 
 
@@ -68,10 +82,10 @@ def gallery(run_dir: Path, log: RunLog) -> Gallery | None:
     first, last = evaluations[0], evaluations[-1]
     available = min(len(_paths(first)), len(_paths(last)))
     chosen = spaced(available, MAX_PICTURES)
-    stations = [evaluations[index] for index in spaced(len(evaluations), MAX_STRIP_EVALUATIONS)]
-    rows = [chosen[index] for index in spaced(len(chosen), MAX_STRIP_PICTURES)] if len(stations) > 2 else []
-    thumbs = len(rows) * len(stations)
-    budget = (BUDGET - thumbs * _THUMB_BYTES) // max(2 * len(chosen), 1)
+    stations = [evaluations[index] for index in spaced(len(evaluations), MAX_GRID_COLUMNS)]
+    numbers = [chosen[index] for index in spaced(len(chosen), MAX_GRID_ROWS)] if len(stations) > 2 else []
+    thumbs = len(numbers) * len(stations)
+    budget = (BUDGET - thumbs * GRID_BYTES) // max(2 * len(chosen), 1)
     reader = _Reader(run_dir.resolve())
     pairs = []
     for index in chosen:
@@ -79,12 +93,13 @@ def gallery(run_dir: Path, log: RunLog) -> Gallery | None:
         after = before if last is first else reader.show(last, index, 384, budget)
         if before and after:
             pairs.append(Pair(_prompt(last, index), before, after))
-    strip = [[reader.show(event, index, 96, _THUMB_BYTES) for event in stations] for index in rows]
-    whole = [[shown for shown in row if shown] for row in strip if all(row)]
-    return Gallery(pairs, available, [event.iteration for event in stations], whole, reader.problems)
-
-
-_THUMB_BYTES = 12_000
+    rows = []
+    for index in numbers:
+        along = [reader.show(event, index, GRID_SIDE, GRID_BYTES) for event in stations]
+        whole = [shown for shown in along if shown]
+        if len(whole) == len(stations):
+            rows.append(Row(_prompt(last, index), whole))
+    return Gallery(pairs, available, [event.iteration for event in stations], rows, reader.problems)
 
 
 def _paths(event: Evaluation) -> Sequence[str]:
@@ -114,13 +129,14 @@ class _Reader:
             path = (self.root / name).resolve()
             if not path.is_relative_to(self.root):
                 raise ImageError("lies outside the run folder", where=name)
-            uri = data_uri(to_pil(load_image(path)), side, budget)
+            picture = to_pil(load_image(path))
+            uri = data_uri(picture, side, budget)
         except (ImageError, OSError, ValueError) as error:
             problem = error.what if isinstance(error, ImageError) else str(error)
             self._report(f"picture {name!r} is not shown: {problem}")
             return None
         value = event.values[index] if index < len(event.values) and event.pictures else None
-        return Shown(event.iteration, value, uri)
+        return Shown(event.iteration, value, uri, picture.size)
 
     def _report(self, problem: str) -> None:
         if problem not in self.problems:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pcpo.data.files import write_bytes_atomic
-from pcpo.observe import early, head, sections, tables
+from pcpo.observe import early, grid, head, sections, tables
 from pcpo.observe.document import document
 from pcpo.observe.events import read_events
 from pcpo.observe.markup import element
@@ -37,6 +37,7 @@ def page(log: RunLog, shown: Gallery | None) -> str:
             sections.pictures(shown),
             sections.reward(log),
             early.early_warning(log),
+            grid.grid(shown),
             sections.credit(log),
             sections.clipping(log),
             sections.health(log),

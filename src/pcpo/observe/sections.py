@@ -40,7 +40,6 @@ def pictures(shown: Gallery | None) -> Safe:
         element("label", "all at once", slider, class_="all"),
         element("div", [_pair(pair) for pair in shown.pairs[:FIRST_PAIRS]], class_="pairs"),
         _more_pairs(shown.pairs[FIRST_PAIRS:]),
-        _strip(shown),
     )
 
 
@@ -82,22 +81,6 @@ def _pair(pair: Pair) -> Safe:
         element("figcaption", element("span", prompt, class_="prompt"), values),
         class_="pair",
     )
-
-
-def _strip(shown: Gallery) -> Safe | None:
-    """A row of pictures per evaluation, so that training runs downwards."""
-    if not shown.strip:
-        return None
-    rows = [
-        element(
-            "tr",
-            element("th", str(at), scope="row"),
-            [element("td", element("img", src=row[place].uri, alt=f"iteration {at}")) for row in shown.strip],
-        )
-        for place, at in enumerate(shown.iterations)
-    ]
-    corner = element("caption", "Along the way: one row per evaluation, from the iteration on the left")
-    return element("table", corner, element("tbody", rows), class_="strip")
 
 
 def reward(log: RunLog) -> Safe:

@@ -5,10 +5,10 @@ prompts differ in from each other cancels. It counts as having left its limit wh
 
     size     the mean change over prompts is at least the limit (`Rule`), in the direction that is bad,
     lasting  at the last evaluation and at the one before, so one odd evaluation is no alarm,
-    sure     at the last, the 99 % t interval of the mean change over prompts leaves out 0: 99, because several
-             monitors are looked at.
+    sure     at the last, the 95 % t interval of the mean change over prompts leaves out 0.
 
-Size alone would fire on noise where few prompts are evaluated; the interval alone on changes too small to see.
+Size alone would fire on noise where few prompts are evaluated; the interval alone on changes too small to see. Together
+they fire in about 1 of 100 runs whose prompts only wander, each by a quarter of its value; real runs wander less.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from pcpo.observe.series import mean
 from pcpo.study.stats import student_quantile
 
 EVALUATIONS = 3
-LEVEL = 0.99
 KL_ITERATIONS = 12
 KL_FACTOR = 10.0
 
@@ -64,7 +63,7 @@ class Sign:
     """One monitor over the evaluations, judged.
 
     points     (iteration, mean) of every evaluation that has it
-    change     mean change over prompts from the first to the last, with its 99 % interval; None: not known
+    change     mean change over prompts from the first to the last, with its 95 % interval; None: not known
     limit      the change that counts; None: not judged
     left       whether the limit was left, lastingly and surely
     """
@@ -102,7 +101,7 @@ def judge(name: str, rule: Rule, rows: Sequence[tuple[int, Sequence[float | None
     before, now = (mean(change) for change in changes)
     if limit == 0 or len(changes[-1]) < 2 or now is None or before is None:
         return Sign(name, rule, points, change=now)
-    spare = widen * student_quantile(len(changes[-1]) - 1, LEVEL) * stdev(changes[-1]) / math.sqrt(len(changes[-1]))
+    spare = widen * student_quantile(len(changes[-1]) - 1) * stdev(changes[-1]) / math.sqrt(len(changes[-1]))
     low, high = now - spare, now + spare
     lasting = all(_bad(change, rule.direction, limit) for change in (before, now)) and before * now > 0
     return Sign(name, rule, points, now, low, high, limit, lasting and not low <= 0 <= high)
@@ -193,7 +192,8 @@ def signs(log: RunLog) -> Signs:
         if diversity
         else None,
         held_out=[
-            judge(name, HELD_OUT, _there([(e.iteration, _held_out(e, name)) for e in events])) for name in kept_out
+            judge(f"held-out {name}", HELD_OUT, _there([(e.iteration, _held_out(e, name)) for e in events]))
+            for name in kept_out
         ],
         pixels=[
             judge(LABELS.get(name, name), DUPLICATES if name == "near_duplicates" else PIXELS, _there(rows))

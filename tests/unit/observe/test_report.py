@@ -209,7 +209,7 @@ def test_chosen_pictures_are_evenly_spaced_with_both_ends() -> None:
 def test_small_pictures_are_embedded_without_loss(typical_run: Path) -> None:
     shown = gallery(typical_run, read_events(typical_run / "events.jsonl"))
     assert shown is not None and len(shown.pairs) == 8 and not shown.problems
-    assert shown.iterations == [0, 6, 12] and [len(row) for row in shown.strip] == [3] * 8
+    assert shown.iterations == [0, 6, 12] and [len(row.pictures) for row in shown.rows] == [3] * 8
     data = base64.b64decode(shown.pairs[0].after.uri.partition(",")[2])
     original = Image.open(typical_run / "images/000012/00.png")
     assert np.array_equal(np.asarray(Image.open(BytesIO(data))), np.asarray(original))

@@ -170,8 +170,9 @@ def test_every_chart_is_drawn_with_all_its_marks(browser: Browser, page: Path, t
     assert browser.count_of(".wide .clip-heatmap .cell") == sum(len(row.steps) for row in log.iterations) == 72
     assert browser.count_of(".small-chart") == 6
     assert browser.count_of(".stage") == 8
-    assert browser.count_of(".strip img") == 24
-    assert browser.ask("[...document.images].every(i => i.complete && i.naturalWidth === 64)")
+    assert browser.count_of(".filmstrip img") == 24
+    now = "[...document.images].filter(i => i.loading !== 'lazy')"
+    assert browser.ask(f"{now}.length === 16 && {now}.every(i => i.complete && i.naturalWidth === 64)")
     assert browser.complaints() == []
     assert browser.requests() == [page.as_uri()]
 
@@ -276,23 +277,81 @@ def test_one_slider_moves_all(browser: Browser, page: Path) -> None:
     assert max(halves(browser.picture(".stage"))) < 25, "only before is left"
 
 
+def press(browser: Browser, key: str) -> None:
+    codes = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27, "Enter": 13}
+    text = {"text": "\r"} if key == "Enter" else {}
+    for kind in ("keyDown", "keyUp"):
+        more = text if kind == "keyDown" else {}
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=codes[key], **more)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_picture_of_the_grid_is_enlarged_by_click_and_left_by_escape(
+    browser: Browser, page: Path, typical_run: Path, width: int
+) -> None:
+    log = read_events(typical_run / "events.jsonl")
+    browser.open(page, width)
+    assert browser.count_of("dialog[open]") == 0
+    caption = "document.querySelector('#zoom figcaption').textContent"
+    browser.ask("document.querySelectorAll('.enlarge')[1].click()")
+    middle = log.evaluations[1]
+    assert browser.ask(caption) == f"a red apple: iteration 6, reward {middle.values[0]:.3g}"
+    assert browser.box("#zoom img")["width"] > 0.7 * min(width, 560)
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+
+    browser.ask("document.querySelector('[data-move=\"1 0\"]').click()")
+    assert "iteration 12" in browser.ask(caption)
+    press(browser, "ArrowRight")
+    assert "iteration 12" in browser.ask(caption), "the last column is the end"
+    press(browser, "ArrowDown")
+    assert browser.ask(caption).startswith("a blue fish: iteration 12")
+    large = "document.querySelector('#zoom img').src"
+    assert browser.ask(f"{large} === document.querySelectorAll('.enlarge')[5].firstElementChild.src")
+    press(browser, "Escape")
+    assert browser.count_of("dialog[open]") == 0
+    time.sleep(0.2)  # the dialog's close event comes after
+    assert browser.ask("document.activeElement === document.querySelectorAll('.enlarge')[5]")
+    assert browser.complaints() == []
+
+
+def test_the_grid_is_one_stop_of_the_tab_key_and_unfolds_for_arrows(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    assert browser.ask("[...document.querySelectorAll('.enlarge')].filter(b => b.tabIndex === 0).length") == 1
+    browser.ask("document.querySelector('.enlarge').focus()")
+    for _ in range(9):
+        press(browser, "ArrowDown")
+    focus = "document.activeElement"
+    assert browser.ask(f"{focus} === [...document.querySelectorAll('.enlarge')].at(-3)")
+    assert browser.ask(f"{focus}.closest('details').open")
+    press(browser, "Enter")
+    assert browser.count_of("dialog[open]") == 1
+    assert browser.ask("document.querySelector('#zoom img').complete")
+
+
 def test_hostile_text_is_shown_and_not_run(browser: Browser, tmp_path: Path) -> None:
     attack = "</script></style></title>\"'><script>hacked=1</script><img src=x onerror=hacked=1>"
     attack += "<svg onload=hacked=1>"
     Image.new("RGB", (64, 64), (9, 9, 9)).save(tmp_path / "p.png")
     with EventWriter(tmp_path / "events.jsonl") as writer:
         writer.write("run_start", run_name=attack, model=attack, config={attack: attack}, environment={attack: attack})
-        for iteration in (0, 1):
+        for iteration in (0, 1, 2):
             writer.write(
                 "evaluation", iteration=iteration, reward_mean=iteration, prompts=[attack], values=[1.0],
-                pictures=["p.png"], rewards={attack: 1.0, "b": 2.0},
+                pictures=["p.png"], rewards={attack: 1.0, "b": 2.0}, held_out={attack: 1.0}, monitors={attack: 1.0},
+                monitors_per_prompt={attack: [1.0]}, diversity_features=attack,
             )  # fmt: skip
         writer.write("warning", message=attack)
     path = write_report(tmp_path)
     browser.open(path)
+    browser.ask("document.querySelector('.enlarge').click()")
     time.sleep(0.2)
     assert browser.ask("typeof hacked") == "undefined"
-    assert browser.count_of("script") == 1 and browser.count_of("img") == 2 and browser.count_of("svg[onload]") == 0
+    assert browser.ask("document.querySelector('#zoom figcaption').textContent").startswith(attack)
+    assert (
+        browser.count_of("script") == 1
+        and browser.count_of("img") == 2 + 3 + 1
+        and browser.count_of("svg[onload]") == 0
+    )
     assert browser.ask("document.querySelector('h1').textContent") == attack
     assert browser.complaints() == []
     assert browser.requests() == [path.as_uri()]

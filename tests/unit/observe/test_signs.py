@@ -53,7 +53,7 @@ def test_a_change_of_one_prompt_alone_is_not_sure() -> None:
 def test_the_interval_is_students() -> None:
     found = judge("m", DIVERSITY, [(0, [1.0, 1.0, 1.0]), (1, [1.0, 2.0, 3.0]), (2, [1.0, 2.0, 3.0])])
     assert found.change == 1
-    assert found.high - found.change == pytest.approx(9.9248 / 3**0.5, rel=1e-4)
+    assert found.high - found.change == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
     doubled = judge("m", DIVERSITY, [(0, [1.0, 1.0, 1.0]), (1, [1.0, 2.0, 3.0]), (2, [1.0, 2.0, 3.0])], widen=2)
     assert doubled.high - 1 == pytest.approx(2 * (found.high - 1))
 
@@ -88,7 +88,7 @@ def test_what_has_no_scale_or_no_prompts_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize("rule", [DIVERSITY, HELD_OUT, DUPLICATES, PIXELS], ids=["diversity", "held_out", "dup", "px"])
-def test_noise_around_the_start_alarms_in_less_than_one_run_of_two_hundred(rule: Rule) -> None:
+def test_noise_around_the_start_alarms_in_about_one_run_of_a_hundred(rule: Rule) -> None:
     rng = np.random.default_rng(0)
     alarms = 0
     for _ in range(1000):
@@ -99,7 +99,7 @@ def test_noise_around_the_start_alarms_in_less_than_one_run_of_two_hundred(rule:
             noise = 0.5 * noise + (0.75**0.5) * rng.normal(0, 0.25, PROMPTS) * level
             rows.append((at, (level + noise).tolist()))
         alarms += judge("m", rule, rows).left
-    assert alarms < 5
+    assert alarms < 15
 
 
 def test_kl_is_compared_by_quarters() -> None:
@@ -150,7 +150,7 @@ def test_the_page_says_what_happened_in_its_head_and_in_its_panel(tmp_path: Path
     )
     assert page.count(said) == 2
     assert "mean distance of two pictures of a prompt in emoji_clip" in page
-    assert "Held out: judge" in page
+    assert "Held-out judge" in page
 
 
 def test_a_healthy_run_is_said_to_be_without_signs(tmp_path: Path) -> None:

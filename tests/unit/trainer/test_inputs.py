@@ -58,8 +58,8 @@ def test_held_out_rewards_are_measured_and_never_trained_on(trainer, tmp_path):
     assert first.held_out != last.held_out and all(value is not None for value in last.held_out.values())
 
     page = write_report(watched.folder).read_text("utf-8")
-    assert "<h3>Held out: jpeg_compressibility</h3>" in page
-    assert "Held out:" not in write_report(plain.folder).read_text("utf-8")
+    assert "<h3>Held-out jpeg_compressibility</h3>" in page
+    assert "Held-out" not in write_report(plain.folder).read_text("utf-8")
     shown = io.StringIO()
     Console(file=shown).evaluation(last.model_dump())
     assert "; held out: colorfulness " in shown.getvalue()
