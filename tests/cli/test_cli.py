@@ -96,6 +96,18 @@ def test_train_resume_sample_and_report(pcpo, settings, tmp_path):
     (run / "report.html").unlink()
     code, out, err = pcpo("report", "run")
     assert (code, out, err) == (0, "run/report.html\n", "") and (run / "report.html").stat().st_size > 10_000
+    assert pcpo("report", "run", "-o", "elsewhere.html")[:2] == (0, "elsewhere.html\n")
+    assert (tmp_path / "elsewhere.html").read_bytes() == (run / "report.html").read_bytes()
+
+
+def test_report_of_several_runs(pcpo, settings, tmp_path):
+    for seed in (0, 1):
+        pcpo("train", settings, "--quiet", "-o", f"run-{seed}", "--seed", seed, "-s", "train.iterations=1")
+    assert pcpo("report", "run-*") == (0, "runs.html\n", "")
+    page = (tmp_path / "runs.html").read_text("utf-8")
+    assert "2 runs." in page and "2 seeds" in page
+    code, out, err = pcpo("report", "run-0", "run-1", "--output", "runs.txt")
+    assert (code, out) == (6, "") and "let --output end in .html" in err and one_line(err)
 
 
 def test_sample_with_adapters(pcpo, settings, tmp_path):
@@ -238,6 +250,7 @@ def one_line(err):
         (["eval", "emoji-sd", "--output", "latin.txt"], 6, "latin.txt: exists already"),
         (["report", "absent"], 6, "absent/events.jsonl: cannot be read"),
         (["report", "."], 6, "events.jsonl: cannot be read"),
+        (["report", "absent-*"], 6, "absent-*: no run folder matches"),
     ],
 )
 def test_mistakes_are_one_line_and_a_code(pcpo, settings, tmp_path, arguments, code, words):

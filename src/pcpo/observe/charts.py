@@ -83,8 +83,11 @@ def _end_labels(frame: Frame, x: Scale, y: Scale, evaluated: Sequence[tuple[int,
     return labels
 
 
-def credit_bars(shares: StepShares, width: int) -> Safe | None:
-    """Three bars a step, each a share of the credit: native, target, measured in the gradient."""
+def credit_bars(shares: StepShares, width: int, highest: float = 0.0) -> Safe | None:
+    """Three bars a step, each a share of the credit: native, target, measured in the gradient.
+
+    The axis reaches `highest` at least: drawings side by side then have one scale.
+    """
     kinds = [("native", shares.native), ("target", shares.target), ("measured", shares.measured)]
     kinds = [(kind, values) for kind, values in kinds if values]
     if not kinds:
@@ -93,7 +96,7 @@ def credit_bars(shares: StepShares, width: int) -> Safe | None:
     left, right = frame.x_range
     slot = (right - left) / len(shares.steps)
     bar = slot * 0.82 / len(kinds)
-    y = fit([value for _, values in kinds for value in (*values, *shares.high)], *frame.y_range, zero=True)
+    y = fit([highest, *(v for _, values in kinds for v in (*values, *shares.high))], *frame.y_range, zero=True)
     bars: list[Safe | None] = []
     for position, step in enumerate(shares.steps):
         start = left + slot * (position + 0.09)

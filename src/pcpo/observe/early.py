@@ -131,7 +131,7 @@ def against_chart(
     """A quantity over iterations 0..last with its limits, and the reward behind it on a scale of its own."""
     if not points:
         return None
-    frame = Frame(360, 190, left=64, right=12, top=12)
+    frame = Frame(360, 190, left=70, right=12, top=12)
     x = iterations_scale([0, last], *frame.x_range)
     values = [value for _, value in points]
     y = fit([*values, *limits], *frame.y_range)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pcpo.observe.layout import clipped, section
 from pcpo.observe.markup import Safe, element
 from pcpo.observe.numbers import number
@@ -14,7 +16,6 @@ def grid(shown: Gallery | None) -> Safe | None:
     """The card; nothing with less than three evaluations, which the before and after shows already."""
     if shown is None or not shown.rows:
         return None
-    rest = shown.rows[FIRST_ROWS:]
     return section(
         "Prompt by iteration",
         element(
@@ -22,10 +23,7 @@ def grid(shown: Gallery | None) -> Safe | None:
             "One row per prompt and noise, one column per evaluation. Click a picture to enlarge it; "
             "arrow keys, or the buttons there, move to its neighbours.",
         ),
-        _table(shown.iterations, shown.rows[:FIRST_ROWS]),
-        element("details", element("summary", f"{len(rest)} more rows"), _table(shown.iterations, rest))
-        if rest
-        else None,
+        _table(shown.iterations, shown.rows),
         zoom(),
     )
 
@@ -35,8 +33,8 @@ def zoom() -> Safe:
     step = [
         element("button", sign, type="button", data_move=move, aria_label=words)
         for sign, move, words in (
-            ("\u2190", "-1 0", "previous evaluation"),
-            ("\u2192", "1 0", "next evaluation"),
+            ("\u2190", "-1 0", "picture to the left"),
+            ("\u2192", "1 0", "picture to the right"),
             ("\u2191", "0 -1", "row above"),
             ("\u2193", "0 1", "row below"),
         )
@@ -46,18 +44,33 @@ def zoom() -> Safe:
     return element("dialog", place, element("p", step, close, class_="steps"), id="zoom", aria_label="Enlarged picture")
 
 
-def _table(iterations: list[int], rows: list[Row]) -> Safe:
-    head = [element("th", "iteration", scope="col")] + [element("th", str(at), scope="col") for at in iterations]
-    lines = [
-        element(
-            "tr",
-            element("th", element("span", clipped(row.prompt, 60), class_="prompt"), scope="row"),
-            [element("td", cell(shown, row.prompt, f"iteration {shown.iteration}")) for shown in row.pictures],
-        )
+def _table(iterations: list[int], rows: list[Row]) -> list[Safe]:
+    cells = [
+        (row.prompt, [cell(shown, row.prompt, f"iteration {shown.iteration}") for shown in row.pictures])
         for row in rows
     ]
-    table = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="filmstrip")
-    return element("div", table, class_="scroll")
+    return picture_table("iteration", [element("span", str(at)) for at in iterations], cells)
+
+
+def picture_table(corner: str, heads: Sequence[Safe], rows: Sequence[tuple[str, Sequence[Safe]]]) -> list[Safe]:
+    """Rows of (prompt, cells) under the heads of their columns; all but the first wait behind a line of text."""
+    head = [element("th", corner, scope="col"), *(element("th", words, scope="col") for words in heads)]
+
+    def table(part: Sequence[tuple[str, Sequence[Safe]]]) -> Safe:
+        lines = [
+            element(
+                "tr",
+                element("th", element("span", clipped(prompt, 60), class_="prompt"), scope="row"),
+                [element("td", picture) for picture in cells],
+            )
+            for prompt, cells in part
+        ]
+        whole = element("table", element("thead", element("tr", head)), element("tbody", lines), class_="filmstrip")
+        return element("div", whole, class_="scroll")
+
+    rest = rows[FIRST_ROWS:]
+    more = [element("details", element("summary", f"{len(rest)} more rows"), table(rest))] if rest else []
+    return [table(rows[:FIRST_ROWS]), *more]
 
 
 def cell(shown: Shown, prompt: str, what: str) -> Safe:

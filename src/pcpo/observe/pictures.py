@@ -19,6 +19,7 @@ MAX_GRID_ROWS = 16
 MAX_GRID_COLUMNS = 8
 GRID_SIDE = 256
 GRID_BYTES = 9_000
+FINAL_SIDE = 320
 BUDGET = 2_900_000
 """Bytes for all pictures before base64, which adds a third: the page stays below 5 MB with its charts."""
 
@@ -64,6 +65,15 @@ class Gallery:
     problems: list[str]
 
 
+@dataclass(frozen=True)
+class Finals:
+    """The same prompts and noises at the end of several runs; before: the first picture of a row is from before."""
+
+    before: bool
+    rows: list[Row]
+    problems: list[str]
+
+
 def spaced(count: int, limit: int) -> list[int]:
     """At most `limit` of the indices 0..count-1, evenly spaced, with both ends: none chosen by its looks."""
     if count <= limit:
@@ -100,6 +110,46 @@ def gallery(run_dir: Path, log: RunLog) -> Gallery | None:
         if len(whole) == len(stations):
             rows.append(Row(_prompt(last, index), whole))
     return Gallery(pairs, available, [event.iteration for event in stations], rows, reader.problems)
+
+
+def finals(runs: Sequence[tuple[Path, RunLog]], *, before: bool) -> Finals:
+    """Pictures of every run's last evaluation that all of them have, matched by prompt and place.
+
+    `before` puts a picture of the first run's first evaluation at the start of each row.
+    """
+    found = [
+        (_Reader(folder.resolve()), log.evaluations[place])
+        for number, (folder, log) in enumerate(runs)
+        for place in ([0, -1] if before and number == 0 else [-1])
+        if log.evaluations and log.evaluations[place].pictures
+    ]
+    if len(found) < len(runs) + before:
+        return Finals(before, [], [])
+    places = [_places(event) for _, event in found]
+    common = [key for key in places[0] if all(key in of_run for of_run in places)]
+    chosen = [common[index] for index in spaced(len(common), MAX_GRID_ROWS)]
+    budget = BUDGET // max(len(chosen) * len(found), 1)
+    rows = []
+    for key in chosen:
+        along = [
+            reader.show(event, of_run[key], FINAL_SIDE, budget)
+            for (reader, event), of_run in zip(found, places, strict=True)
+        ]
+        whole = [shown for shown in along if shown]
+        if len(whole) == len(found):
+            rows.append(Row(key[0], whole))
+    return Finals(before, rows, [problem for reader, _ in found for problem in reader.problems])
+
+
+def _places(event: Evaluation) -> dict[tuple[str, int], int]:
+    """(prompt, how often it came before) -> index of its picture."""
+    places: dict[tuple[str, int], int] = {}
+    for index in range(len(event.pictures)):
+        prompt, count = _prompt(event, index), 0
+        while (prompt, count) in places:
+            count += 1
+        places[prompt, count] = index
+    return places
 
 
 def _paths(event: Evaluation) -> Sequence[str]:

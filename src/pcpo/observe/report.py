@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pcpo.data.files import write_bytes_atomic
+from pcpo.errors import RunFolderError
 from pcpo.observe import early, grid, head, sections, tables
 from pcpo.observe.document import document
 from pcpo.observe.events import read_events
@@ -13,16 +14,24 @@ from pcpo.observe.pictures import Gallery, gallery
 from pcpo.observe.records import RunLog
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write run_dir/report.html and return its path. It loads nothing from elsewhere and needs no server.
+def write_report(run_dir: str | Path, output: str | Path | None = None) -> Path:
+    """Write `output`, or run_dir/report.html, and return its path: a page that loads nothing and needs no server.
 
     Parts that the log lacks are replaced by notes. Raises RunFolderError when the log is missing or
     malformed, or the report cannot be written.
     """
     run_dir = Path(run_dir)
     log = read_events(run_dir / "events.jsonl")
-    path = run_dir / "report.html"
+    path = page_path(output) if output is not None else run_dir / "report.html"
     write_bytes_atomic(path, page(log, gallery(run_dir, log)).encode("utf-8"))
+    return path
+
+
+def page_path(output: str | Path) -> Path:
+    """Where a page may be written; RunFolderError for what is no .html file."""
+    path = Path(output)
+    if path.suffix != ".html" or path.is_dir():
+        raise RunFolderError("is no page", where=str(path), fix="let --output end in .html")
     return path
 
 
