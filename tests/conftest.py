@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import os
+from functools import partial
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 
 import pytest
 import torch
 from diffusers.utils import logging as diffusers_logging
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 import tiny
@@ -64,3 +66,24 @@ def trainer(folders, pipelines, tmp_path, monkeypatch):
             return PCPOTrainer(config=settings, reward=reward, resume=resume, quiet=True)
 
     return make
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Everything that the library keeps in float32 is float64 instead; a trainer is to be passed through it."""
+    from pcpo.samplers.noise import noise_batch
+    from pcpo.trainer import collect
+
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(collect, "noise_batch", partial(noise_batch, dtype=torch.float64))
+
+    def cast(trainer):
+        for part in trainer.adapter.pipe.components.values():
+            if isinstance(part, nn.Module):
+                part.double()
+        if hasattr(trainer.adapter, "alphas_cumprod"):
+            trainer.adapter.alphas_cumprod = trainer.adapter.alphas_cumprod.double()
+        trainer.adapter.embeddings.clear()
+        return trainer
+
+    return cast

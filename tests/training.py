@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ DIFFUSION = {"name": "ddim", "steps": 4, "eta": 1.0, "guidance_scale": 3.0}
 FLOW = {"name": "flow_sde", "steps": 4, "eta": 0.7, "guidance_scale": 3.0}
 SAMPLER = {"sd": DIFFUSION, "sd_v": DIFFUSION, "sd3": FLOW}
 FAMILIES = tuple(SAMPLER)
+SILENT = SimpleNamespace(write=lambda kind, **fields: fields)  # stands in for the log of a run
 
 
 # Iterations of about 0.05 s
@@ -91,3 +93,17 @@ def figures(log):
         log.evaluations,
         [event.iteration for event in log.checkpoints],
     )
+
+
+def first_gradient(trainer):
+    """Gradient of the first optimiser step, one flat vector, before clipping; nothing is updated."""
+    taken = []
+
+    def take(where):
+        taken.append(torch.cat([p.grad.flatten() for p in trainer.state.parameters]))
+        trainer.state.optimizer.zero_grad()
+        return 0.0
+
+    trainer.learner.updater._optimise = take
+    trainer.learner.run(SILENT)
+    return taken[0]

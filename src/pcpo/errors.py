@@ -75,6 +75,12 @@ class EvaluationError(PCPOError):
     exit_code = 10
 
 
+class MemoryLimitError(PCPOError):
+    """Not enough memory for a model call, however few rows it has; nothing was updated with it."""
+
+    exit_code = 11
+
+
 class Interrupted(BaseException):
     """A run stopped by SIGINT (130) or SIGTERM (143), after its last finished iteration was saved.
 

@@ -22,19 +22,19 @@ def taken(monkeypatch):
 
     def watch(trainer):
         made = StepGradients.__init__
-        optimise = trainer.learner._optimise
+        optimise = trainer.learner.updater._optimise
 
         def init(self, *args):
             made(self, *args)
             seen.append(self)
 
-        def step():
+        def step(where):
             if seen and not hasattr(seen[-1], "used"):
                 seen[-1].used = torch.cat([p.grad.flatten().clone() for p in trainer.state.parameters])
-            return optimise()
+            return optimise(where)
 
         monkeypatch.setattr(StepGradients, "__init__", init)
-        trainer.learner._optimise = step
+        trainer.learner.updater._optimise = step
         return seen
 
     return watch

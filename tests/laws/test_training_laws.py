@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -10,48 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from pcpo.samplers.noise import noise_batch
-from pcpo.trainer import collect
 from pcpo.types import RewardResult
-from training import FAMILIES, constant, reddish, run, same, weights
-
-SILENT = SimpleNamespace(write=lambda kind, **fields: fields)
-
-
-def first_gradient(trainer):
-    """Gradient of the first optimiser step, one flat vector, before clipping; nothing is updated."""
-    taken = []
-
-    def take():
-        taken.append(torch.cat([p.grad.flatten() for p in trainer.state.parameters]))
-        trainer.state.optimizer.zero_grad()
-        return 0.0
-
-    trainer.learner._optimise = take
-    trainer.learner.run(SILENT)
-    return taken[0]
+from training import FAMILIES, SILENT, constant, first_gradient, reddish, run, same, weights
 
 
 def relative(a, b):
     return float((a - b).norm() / b.norm())
-
-
-@pytest.fixture
-def double(monkeypatch):
-    """Everything that the library keeps in float32 is float64 instead; a trainer is to be passed through it."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    monkeypatch.setattr(collect, "noise_batch", partial(noise_batch, dtype=torch.float64))
-
-    def cast(trainer):
-        for part in trainer.adapter.pipe.components.values():
-            if isinstance(part, nn.Module):
-                part.double()
-        if hasattr(trainer.adapter, "alphas_cumprod"):
-            trainer.adapter.alphas_cumprod = trainer.adapter.alphas_cumprod.double()
-        trainer.adapter.embeddings.clear()
-        return trainer
-
-    return cast
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +63,7 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit(trainer, family):
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_the_gradient_reaches_the_trained_parameters_only(trainer, family, tune):
     it = trainer(family, model={"tune": tune, "lora": {"targets": None}})
-    it.learner._optimise = lambda: 0.0
+    it.learner.updater._optimise = lambda where: 0.0
     it.learner.run(SILENT)
     trained = {id(p) for p in it.state.parameters}
     for name, part in it.pipeline.components.items():
@@ -206,7 +169,7 @@ def test_the_penalty_alone_pulls_towards_the_reference(trainer, form, tune):
         optim={"learning_rate": 1e-3, "weight_decay": 0},
     )
     assert not first_gradient(it).any()
-    del it.learner._optimise
+    del it.learner.updater._optimise
     with torch.no_grad():
         for parameter in it.state.parameters:
             parameter.add_(0.02 * torch.randn_like(parameter))

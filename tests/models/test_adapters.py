@@ -15,7 +15,7 @@ from pcpo.evaluation.sampling import load_for_sampling, sample_images
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import LORA_FILE, add_lora, save_tuned
 from pcpo.samplers import make_sampler
-from pcpo.trainer.collect import Request, calls, sample_pictures
+from pcpo.trainer.collect import Request, calls, sample_latents
 from pcpo.trainer.step import Policy
 from training import FAMILIES, run, scramble
 
@@ -37,12 +37,9 @@ def request(seed=0):
 def pictures(adapter, scale):
     """Latents and pictures [2, ...] of the deterministic rollout."""
     grid, sampler = adapter.grid(STEPS), make_sampler("ode")
-    kept, decode = [], adapter.decode
-    adapter.decode = lambda latents: kept.append(latents) or decode(latents)
     parts = calls(Policy(adapter, grid, scale), request(), adapter.encode(PROMPTS), 2, lambda done: None)
-    images = sample_pictures(parts, sampler, sampler.stats(grid))
-    del adapter.decode
-    return kept[0], images
+    latents = sample_latents(parts, sampler, sampler.stats(grid))
+    return latents, adapter.decode(latents)
 
 
 def by_pipeline(pipe, shape, scale, output_type):

@@ -20,7 +20,7 @@ from pcpo.models.device import find_device, find_precision
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import load_tuned
 from pcpo.samplers import make_sampler
-from pcpo.trainer.collect import Request, calls, sample_pictures
+from pcpo.trainer.collect import Request, calls, decode, sample_latents
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import load_config
 from pcpo.trainer.step import Policy
@@ -132,7 +132,8 @@ def sample_set(
     request = Request(list(prompts), index, numbers, numbers, seed)
     cond = adapter.encode([p.text for p in prompts])
     policy = make_policy(adapter, grid, guidance_scale)
-    return sample_pictures(calls(policy, request, cond, batch, advance), sampler, sampler.stats(grid))
+    latents = sample_latents(calls(policy, request, cond, batch, advance), sampler, sampler.stats(grid))
+    return decode(adapter, latents, batch)
 
 
 def write_pictures(pictures: Tensor, prompts: Sequence[Prompt], output: Path) -> Path:

@@ -135,7 +135,7 @@ class Console:
 
 
 def iteration_line(event: Mapping[str, Any], total: int = 0) -> str:
-    """One iteration as one line; a missing number is n/a; invalid rewards show only when there are any."""
+    """One iteration as one line; missing numbers are n/a; invalid and skipped show where there are any."""
     width = len(str(total))
     count = f"{event['iteration']:>{width}}/{total}" if total else f"{event['iteration']}"
     reward = f"{number(event.get('reward_mean')):>7} +- {number(event.get('reward_std'), 3):<6}"
@@ -151,6 +151,8 @@ def iteration_line(event: Mapping[str, Any], total: int = 0) -> str:
     ]
     if event.get("invalid"):
         parts.append(f"invalid {event['invalid']}")
+    if event.get("skipped"):
+        parts.append(f"skipped {event['skipped']}")
     return "  ".join(parts)
 
 

@@ -83,6 +83,7 @@ class Iteration(_Event):
     rewards: dict[str, Number] = {}
     invalid: Count = 0
     zero_std_groups: Count = 0
+    skipped: Count = 0
     clip_fraction: Number = None
     steps: list[Step] = []
     clip_fraction_per_step: list[Number] = []

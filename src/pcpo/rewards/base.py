@@ -14,6 +14,14 @@ from pcpo.errors import PCPOError, RewardError, one_line
 from pcpo.types import Reward, RewardResult
 
 
+class NonFiniteReward(RewardError):
+    """A reward that returned NaN or infinity for `pictures`, indices into what it was given."""
+
+    def __init__(self, what: str, pictures: Sequence[int], *, where: str = "", fix: str = "") -> None:
+        self.pictures = list(pictures)
+        super().__init__(what, where=where, fix=fix)
+
+
 def evaluate(
     reward: Reward,
     images: Tensor,
@@ -31,8 +39,8 @@ def evaluate(
     Returns a RewardResult of CPU tensors: values [B] float32, valid [B] bool, info [B] float32 each. Only a
     RewardResult can abstain (valid False); there values are 0, and info too where it is not finite.
 
-    Raises RewardError, naming ``name``, when the reward raises, returns nothing, another shape or type, or
-    a number that is not finite in float32 where it does not abstain.
+    Raises RewardError, naming ``name``, when the reward raises, returns nothing, another shape or type, and its
+    subclass NonFiniteReward for a number that is not finite in float32 where it does not abstain.
     """
     where = f"reward {name!r}"
     _check_batch(images, prompts, metadata, where)
@@ -163,11 +171,12 @@ def _check_finite(values: Tensor, mask: Tensor, prompts: Sequence[str], where: s
     if len(bad):
         place = int(bad[0])
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
-        raise RewardError(
+        raise NonFiniteReward(
             f"returned {values[place].item()} at picture {place}{more}, prompt {prompts[place][:80]!r}",
+            bad.tolist(),
             where=where,
             fix="return finite numbers, or abstain with RewardResult.valid = False",
         )
 
 
-__all__ = ["as_result", "evaluate", "ready"]
+__all__ = ["NonFiniteReward", "as_result", "evaluate", "ready"]

@@ -52,11 +52,17 @@ def config_hash(config: Mapping[str, Any]) -> str:
 def save(parent: Path, snapshot: Snapshot) -> Path:
     """Write `parent`/NNNNNN; a valid checkpoint of this iteration stays as it is, a damaged one is put aside.
 
-    Raises CheckpointError when it cannot be written; the checkpoints before it are as they were.
+    Raises CheckpointError when it cannot be written, or holds a value that is not finite; the checkpoints before it are
+    as they were.
     """
     folder = parent / f"{snapshot.iteration:06d}"
     tensors = snapshot.tensors | {f"random.{name}": value for name, value in snapshot.random.tensors.items()}
     record = {**snapshot.record, "random": snapshot.random.record, "config": snapshot.config}
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"not saved: {broken[0]} holds a value that is not finite", where=str(folder), fix="go on from an older one"
+        )
     parts = {f"{group}.safetensors": partial(_tensor_bytes, group, tensors) for group in GROUPS if _of(group, tensors)}
     try:
         if folder.exists():

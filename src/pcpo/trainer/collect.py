@@ -13,6 +13,7 @@ from pcpo.models.base import Adapter, Conditioning
 from pcpo.samplers.base import Sampler
 from pcpo.samplers.noise import noise_batch
 from pcpo.samplers.rollout import rollout, sample
+from pcpo.trainer.guard import Where, check
 from pcpo.trainer.step import Policy
 from pcpo.types import StepStats, Trajectory
 
@@ -121,15 +122,18 @@ def collect(parts: list[Call], sampler: Sampler, stats: StepStats, trained: Tens
     return Trajectory(steps=done[0].steps, **{n: torch.cat([getattr(part, n) for part in done]) for n in names})
 
 
-def sample_pictures(parts: list[Call], sampler: Sampler, stats: StepStats) -> Tensor:
-    """Pictures [B, 3, H, W] uint8 of all calls, without keeping a trajectory."""
+def check_rollout(trajectory: Trajectory, where: Where) -> None:
+    """Raise NonFinite unless log-probs and final latents are finite: a prediction that is not shows in one of them."""
+    log_prob, pictures = trajectory.log_prob, torch.arange(len(trajectory.latents))
+    steps = trajectory.steps.expand(log_prob.shape)
+    check("log-prob", log_prob, where, pictures=pictures[:, None].expand(log_prob.shape), steps=steps)
+    check("latents", trajectory.latents.flatten(1).abs().amax(1), where, pictures=pictures)
+
+
+def sample_latents(parts: list[Call], sampler: Sampler, stats: StepStats) -> Tensor:
+    """Final latents [B, ...] of all calls, without keeping a trajectory."""
     return torch.cat(
-        [
-            call.policy.adapter.decode(
-                sample(call.predict, sampler, stats, call.noise(-1), call.noise, on_step=call.on_step)
-            )
-            for call in parts
-        ]
+        [sample(call.predict, sampler, stats, call.noise(-1), call.noise, on_step=call.on_step) for call in parts]
     )
 
 

@@ -163,6 +163,11 @@ class TrainSettings(Section):
     max_invalid: float = Field(
         0.05, ge=0, le=1, description="stop when the reward leaves out more than this share of the pictures"
     )
+    on_nonfinite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="an update that a NaN or infinite value would enter: stop the run, or leave the update out (three "
+        "in a row stop it)",
+    )
     invalid_window: int = Field(20, ge=1, description="iterations over which that share is taken")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from pcpo.observe.console import Console
 from pcpo.rewards.base import evaluate
 from pcpo.rewards.mixing import WeightedSum
 from pcpo.samplers import make_sampler
-from pcpo.trainer.collect import calls, evaluation_request, sample_pictures
+from pcpo.trainer.collect import calls, decode, evaluation_request, sample_latents
 from pcpo.trainer.config import Config
 from pcpo.trainer.measure import flat, kept_every, split_groups
+from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.step import Policy, Update
 from pcpo.types import Reward
@@ -38,6 +40,7 @@ class Evaluator:
         algorithm: Algorithm,
         prompts: Sequence[Prompt],
         reward: Reward,
+        sizes: CallSizes,
         held_out: WeightedSum | None = None,
     ) -> None:
         settings = config.evaluation
@@ -52,15 +55,19 @@ class Evaluator:
         self.cond = adapter.encode([p.text for p in self.request.prompts])
         self.per_prompt = settings.per_prompt
         self.columns = settings.per_prompt * max(1, 8 // settings.per_prompt)
-        self.size = config.batch.rollout or config.pictures
         self.watcher = Watcher(adapter.device)
+        self.sizes = sizes
 
-    def run(self, iteration: int, folder: Path, console: Console) -> dict[str, Any]:
+    def run(self, iteration: int, folder: Path, console: Console, warn: Callable[[str], object]) -> dict[str, Any]:
         """Sample, score, write `images/NNNNNN*`, and return the fields of the evaluation event."""
         request = self.request
-        with console.task("evaluation", len(request.sample_ids) * self.grid.num_steps) as advance:
-            parts = calls(self.policy, request, self.cond, self.size, advance)
-            pictures = sample_pictures(parts, self.sampler, self.stats)
+
+        def sample(size: int) -> Tensor:
+            with console.task("evaluation", len(request.sample_ids) * self.grid.num_steps) as advance:
+                return sample_latents(calls(self.policy, request, self.cond, size, advance), self.sampler, self.stats)
+
+        latents = self.sizes.attempt("rollout", sample, warn)
+        pictures = self.sizes.attempt("decode", partial(decode, self.policy.adapter, latents), warn)
         metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
         result = evaluate(self.reward, pictures, request.texts, metadata)
         label = f"{iteration:06d}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,24 +13,25 @@ from torch import Tensor
 from pcpo.advantages import zero_std_groups, zero_std_mask
 from pcpo.data.prompts import Prompt
 from pcpo.data.sampler import PromptSampler
-from pcpo.errors import NumericError, RewardError
+from pcpo.errors import RewardError
 from pcpo.models.base import Adapter
 from pcpo.objectives.compose import make_objective
 from pcpo.observe.console import Console
 from pcpo.observe.events import EventWriter
-from pcpo.rewards.base import evaluate
+from pcpo.rewards.base import NonFiniteReward, evaluate
 from pcpo.trainer.advantage import Advantages
-from pcpo.trainer.collect import Request, calls, collect, decode, training_request
+from pcpo.trainer.collect import Request, calls, check_rollout, collect, decode, training_request
 from pcpo.trainer.config import Config
 from pcpo.trainer.evaluate import gradient_share
-from pcpo.trainer.measure import StepGradients, split_groups
-from pcpo.trainer.metrics import Metrics
+from pcpo.trainer.guard import Guard, NonFinite, Where, check
+from pcpo.trainer.measure import StepGradients
+from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.parts import Algorithm
-from pcpo.trainer.schedule import micro_batches, minibatches
 from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Policy, Update
+from pcpo.trainer.update import Outcome, Updater
 from pcpo.trainer.validity import ValidityGuard
-from pcpo.types import Reward, RewardResult
+from pcpo.types import Reward, RewardResult, Trajectory
 
 QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99}
 
@@ -47,6 +48,7 @@ class Learner:
         reward: Reward,
         advantages: Advantages,
         state: TrainState,
+        sizes: CallSizes,
         console: Console,
     ) -> None:
         self.config, self.adapter, self.algorithm, self.prompts = config, adapter, algorithm, prompts
@@ -54,32 +56,89 @@ class Learner:
         self.policy = Policy(adapter, algorithm.grid, config.sampler.guidance_scale, algorithm.prediction_scale())
         self.objective = make_objective(config.objective.name, config.objective.clip_range)
         self.sampler = PromptSampler(prompts, config.run.seed)
+        self.guard, self.sizes = Guard(config.train.on_nonfinite), sizes
+        self.updater = Updater(config, state, self.guard, sizes, console)
         self.validity = ValidityGuard(config.train.max_invalid, config.train.invalid_window)
 
     def run(self, events: EventWriter) -> None:
-        """One rollout and its updates; advances the state and writes the iteration event."""
-        config, iteration = self.config, self.state.iteration
-        seconds, mark = {}, time.perf_counter()
+        """One rollout and its updates; advances the state and writes the iteration event.
 
-        def lap(name: str) -> None:
-            nonlocal mark
-            now = time.perf_counter()
-            seconds[name], mark = now - mark, now
+        Raises RewardError, NumericError and MemoryLimitError; the weights are then as the last update left them.
+        """
+        config, state, clock = self.config, self.state, Clock()
+        trained, request = self.algorithm.trained(state.iteration), self._request(state.iteration)
+        where = Where(state.iteration + 1, request.prompts, request.prompt_index)
+        warn = partial(self._warn, events)
+        figures: dict[str, Any] = {}
+        measured = None
+        try:
+            update, pictures = self._collect(request, trained, where, clock, figures, warn)
+        except (NonFinite, NonFiniteReward) as error:
+            self.guard.leave_out(error, warn)
+            figures |= {"steps": trained.tolist(), "skipped": config.train.updates * config.train.epochs}
+        else:
+            if config.evaluation.credit_probe and state.iteration % config.evaluation.every == 0:
+                share = gradient_share(update, config.evaluation.credit_probe, config.batch.group_size)
+                events.write("gradient_share", iteration=state.iteration, **share)
+                clock.lap("probe")
+            measures = self.algorithm.adaptive is not None and state.iteration % config.credit.every == 0
+            outcome = self.updater.run(update, pictures, where, warn, measures=measures)
+            figures |= _update_figures(outcome, trained)
+            measured = outcome.measured
+            clock.lap("update")
 
-        trained = self.algorithm.trained(iteration)
-        request = self._request(iteration)
-        cond = self.adapter.encode([p.text for p in request.prompts])
-        size = config.batch.rollout or config.pictures
+        total = clock.total
+        state.iteration += 1
+        state.samples += config.pictures
+        event = {
+            "iteration": state.iteration,
+            **figures,
+            "learning_rate": config.optim.learning_rate,
+            "pictures_per_second": config.pictures / total,
+            "seconds": {**clock.seconds, "total": total},
+            "samples": state.samples,
+        }
+        self.console.iteration(events.write("iteration", **event))
+        if measured is not None:
+            self._adapt(measured, trained, events)
+
+    def _collect(
+        self,
+        request: Request,
+        trained: Tensor,
+        where: Where,
+        clock: Clock,
+        figures: dict[str, Any],
+        warn: Callable[[str], object],
+    ) -> tuple[Update, Tensor]:
+        """Sample, score and rank; returns what the updates need and the pictures [n] to train on.
+
+        Adds the reward's figures. Raises NonFinite and NonFiniteReward.
+        """
+        config, sizes = self.config, self.sizes
+        texts = [p.text for p in request.prompts]
+        cond = self.adapter.encode(texts)
         stats = self.algorithm.sampling_stats(trained)
-        with self.console.task("rollout", config.pictures * self.algorithm.grid.num_steps) as advance:
-            parts = calls(self.policy, request, cond, size, advance)
-            trajectory = collect(parts, self.algorithm.sampler, stats, trained, config.objective.reduce)
-        lap("rollout")
-        result = self._score(request, decode(self.adapter, trajectory.latents, size))
-        groups = (config.batch.prompts, config.batch.group_size)
-        advantage, rewards, valid = self.advantages(result, groups, [p.text for p in request.prompts])
-        lap("reward")
 
+        def sample(size: int) -> Trajectory:
+            with self.console.task("rollout", config.pictures * self.algorithm.grid.num_steps) as advance:
+                parts = calls(self.policy, request, cond, size, advance)
+                return collect(parts, self.algorithm.sampler, stats, trained, config.objective.reduce)
+
+        trajectory = sizes.attempt("rollout", sample, warn)
+        check_rollout(trajectory, where)
+        clock.lap("rollout")
+        images = sizes.attempt("decode", partial(decode, self.adapter, trajectory.latents), warn)
+        result = self._score(request, images, where)
+        figures |= _reward_figures(result)
+        groups = (config.batch.prompts, config.batch.group_size)
+        advantage, rewards, valid = self.advantages(result, groups, texts)
+        figures["zero_std_groups"] = zero_std_groups(rewards, valid)
+        pictures = torch.arange(config.pictures)
+        check("advantage", advantage.flatten(), where, pictures=pictures)
+        clock.lap("reward")
+        if config.train.filter == "zero_std":
+            pictures = pictures[~zero_std_mask(rewards, valid).repeat_interleave(config.batch.group_size)]
         update = Update(
             policy=self.policy,
             trajectory=trajectory,
@@ -91,43 +150,20 @@ class Learner:
             objective_settings=config.objective,
             penalty=config.kl,
         )
-        if config.evaluation.credit_probe and iteration % config.evaluation.every == 0:
-            events.write(
-                "gradient_share",
-                iteration=iteration,
-                **gradient_share(update, config.evaluation.credit_probe, config.batch.group_size),
-            )
-            lap("probe")
-        metrics, grad_norm, ratio_error, measured = self._update(update, rewards, valid)
-        lap("update")
-
-        total = sum(seconds.values())
-        self.state.iteration += 1
-        self.state.samples += config.pictures
-        event = {
-            "iteration": self.state.iteration,
-            **_reward_figures(result),
-            "zero_std_groups": zero_std_groups(rewards, valid),
-            **_update_figures(metrics, trained),
-            "ratio_error": ratio_error,
-            "grad_norm": grad_norm,
-            "learning_rate": config.optim.learning_rate,
-            "pictures_per_second": config.pictures / total,
-            "seconds": {**seconds, "total": total},
-            "samples": self.state.samples,
-        }
-        self.console.iteration(events.write("iteration", **event))
-        if measured is not None:
-            self._adapt(measured, trained, events)
+        return update, pictures
 
     def _request(self, iteration: int) -> Request:
         config = self.config
         prompts = [self.prompts[i] for i in self.sampler.batch(iteration, config.batch.prompts)]
         return training_request(prompts, config.batch.group_size, config.run.seed, iteration, config.batch.same_noise)
 
-    def _score(self, request: Request, pictures: Tensor) -> RewardResult:
+    def _score(self, request: Request, pictures: Tensor, place: Where) -> RewardResult:
         metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
-        result = evaluate(self.reward, pictures, request.texts, metadata)
+        try:
+            result = evaluate(self.reward, pictures, request.texts, metadata)
+        except NonFiniteReward as error:
+            found = f"{place.text(torch.tensor(error.pictures))}, {error.where}"
+            raise NonFiniteReward(error.what, error.pictures, where=found, fix=error.fix) from None
         where = f"reward {', '.join(part.name for part in self.config.reward)}"
         if not result.valid.any():
             raise RewardError(
@@ -147,70 +183,27 @@ class Learner:
         figures = {"measured": trained.tolist(), "signal": signal.tolist(), "noise": noise.tolist()}
         events.write("credit", iteration=self.state.iteration, **algorithm.credit_event(), **figures)
 
-    def _measuring(self, pictures: Tensor, steps: int) -> StepGradients | None:
-        """What measures the first minibatch of an iteration, where the credit schedule asks for it."""
-        credit, group_size = self.config.credit, self.config.batch.group_size
-        if self.algorithm.adaptive is None or self.state.iteration % credit.every:
-            return None
-        if len(split_groups(pictures, group_size)) < 2:
-            return None
-        return StepGradients(self.state.parameters, pictures, steps, group_size)
+    def _warn(self, events: EventWriter, message: str) -> None:
+        self.console.warn(message)
+        events.write("warning", message=message, iteration=self.state.iteration)
 
-    def _update(
-        self, update: Update, rewards: Tensor, valid: Tensor
-    ) -> tuple[Metrics, float, float, StepGradients | None]:
-        """All optimiser steps on one rollout. Returns metrics, last gradient norm, first log-ratio error, measurement.
 
-        The first minibatch is measured: at the sampling policy nothing is clipped yet and m has no quadratic part.
-        """
-        config = self.config
-        pictures = torch.arange(config.pictures)
-        if config.train.filter == "zero_std":
-            pictures = pictures[~zero_std_mask(rewards, valid).repeat_interleave(config.batch.group_size)]
-        steps = len(update.trajectory.steps)
-        size = config.batch.micro or config.batch.rollout or config.pictures
-        metrics, ratio_error, grad_norm = Metrics(steps), 0.0, 0.0
-        measured = None
-        total = len(pictures) * steps * config.train.epochs
-        with self.console.task("update", total) as advance:
-            for epoch in range(config.train.epochs):
-                parts = minibatches(pictures, config.train.updates, config.run.seed, self.state.iteration, epoch)
-                for count, part in enumerate(parts):
-                    first = epoch == count == 0
-                    gradients = self._measuring(part, steps) if first else None
-                    for rows, positions in gradients.batches(size) if gradients else micro_batches(part, steps, size):
-                        out = update.loss(rows, positions)
-                        scaler = self.state.scaler
-                        scaler.scale(out.per_step.sum() / (len(part) * steps)).backward()
-                        if gradients is not None:
-                            gradients.take(positions, scaler.get_scale())
-                        metrics.add(out, positions)
-                        del out  # its spent graph would hold memory during the next forward pass
-                        advance(len(rows))
-                    if first:
-                        measured = gradients
-                        ratio_error = metrics.max_abs("log_ratio")
-                    norm = self._optimise()
-                    if math.isfinite(norm):
-                        grad_norm = norm
-                    elif first:
-                        measured = None
-        return metrics, grad_norm, ratio_error, measured
+class Clock:
+    """Seconds by phase of an iteration."""
 
-    def _optimise(self) -> float:
-        """One optimiser step; returns the gradient norm, not finite where fp16 overflowed and the step was left out."""
-        state = self.state
-        state.scaler.unscale_(state.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(state.parameters, self.config.optim.max_grad_norm))
-        can_lower_scale = state.scaler.is_enabled() and state.scaler.get_scale() > 1
-        if not math.isfinite(norm) and not can_lower_scale:
-            raise NumericError(
-                f"the gradient norm is {norm}; no weight was changed by this step",
-                where=f"iteration {state.iteration + 1}",
-                fix="lower optim.learning_rate, or look at the reward and run.precision",
-            )
-        state.step()
-        return norm
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = self._mark = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """The phase that ends now."""
+        now = time.perf_counter()
+        self.seconds[name], self._mark = now - self._mark, now
+
+    @property
+    def total(self) -> float:
+        """Since the iteration began."""
+        return time.perf_counter() - self._began
 
 
 def _reward_figures(result: RewardResult) -> dict[str, Any]:
@@ -223,8 +216,12 @@ def _reward_figures(result: RewardResult) -> dict[str, Any]:
     }
 
 
-def _update_figures(metrics: Metrics, trained: Tensor) -> dict[str, Any]:
+def _update_figures(outcome: Outcome, trained: Tensor) -> dict[str, Any]:
+    metrics = outcome.metrics
     figures = {
+        "skipped": outcome.skipped,
+        "ratio_error": outcome.ratio_error,
+        "grad_norm": outcome.grad_norm,
         "steps": trained.tolist(),
         "loss": metrics.mean("loss"),
         "clip_fraction": metrics.mean("clipped"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pcpo.trainer.evaluate import Evaluator
 from pcpo.trainer.inputs import make_rewards, prompt_sets
 from pcpo.trainer.iteration import Learner
 from pcpo.trainer.lock import RunLock
+from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.model import prepare_adapter
 from pcpo.trainer.parts import build_algorithm, check_family
 from pcpo.trainer.saving import Saver
@@ -98,13 +100,15 @@ class PCPOTrainer:
         self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
         self.signals = StopSignals()
         scored = self.signals.stoppable(self.reward)
-        self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, scored, held_out)
+        sizes = CallSizes(config)
+        self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, scored, sizes, held_out)
         self.console = console or Console(quiet, config.train.iterations)
         self.console.on_progress = self.signals.check
         self.state = TrainState(
             trainable(self.adapter.backbone),
             config.optim,
             self.advantages,
+            sizes,
             self.algorithm.adaptive,
             loss_scaling=config.run.precision == "fp16",
         )
@@ -116,6 +120,7 @@ class PCPOTrainer:
             scored,
             self.advantages,
             self.state,
+            sizes,
             self.console,
         )
         self.saver = Saver(self.folder, config, self.state, self.console)
@@ -280,7 +285,8 @@ class PCPOTrainer:
 
     def _evaluate(self, events: EventWriter) -> None:
         with self.state.averaged():
-            event = self.evaluator.run(self.state.iteration, self.folder, self.console)
+            warn = partial(self.saver.warn, events)
+            event = self.evaluator.run(self.state.iteration, self.folder, self.console, warn)
             if self.config.evaluation.save:
                 folder = self.folder / "evaluations" / f"{self.state.iteration:06d}"
                 save_tuned(self.adapter, folder, self.config.model.tune)

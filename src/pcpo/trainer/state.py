@@ -16,6 +16,7 @@ from pcpo.trainer import checkpoint
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.checkpoint import Snapshot
 from pcpo.trainer.config import OptimSettings
+from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.optimizer import make_optimizer
 from pcpo.trainer.random_state import RandomState
 
@@ -37,13 +38,14 @@ class TrainState:
         named: list[tuple[str, nn.Parameter]],
         settings: OptimSettings,
         advantages: Advantages,
+        sizes: CallSizes,
         adaptive: AdaptiveCredit | None = None,
         *,
         loss_scaling: bool = False,
     ) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
-        self.advantages, self.adaptive = advantages, adaptive
+        self.advantages, self.adaptive, self.sizes = advantages, adaptive, sizes
         self.iteration = 0
         self.samples = 0
         self.optimizer = make_optimizer(self.parameters, settings)
@@ -92,7 +94,11 @@ class TrainState:
 
     def record(self) -> dict[str, Any]:
         """Everything that is not, ready for JSON."""
-        record: dict[str, Any] = {"iteration": self.iteration, "samples": self.samples}
+        record: dict[str, Any] = {
+            "iteration": self.iteration,
+            "samples": self.samples,
+            "call_sizes": self.sizes.state_dict(),
+        }
         if self.ema is not None:
             record["ema_step"] = self.ema.optimization_step
         if self._loss_scaling:
@@ -125,6 +131,7 @@ class TrainState:
             self.advantages.load_state_dict(record["running"])
         if self.adaptive is not None:
             self.adaptive.load_state_dict(record["adaptive"])
+        self.sizes.load_state_dict(record["call_sizes"])
         self.iteration, self.samples = record["iteration"], record["samples"]
 
     # The border of two iterations, to which a run that is stopped in the middle of one goes back

@@ -61,20 +61,26 @@ class Update:
     objective_settings: ObjectiveSettings
     penalty: PenaltySettings
 
-    def loss(self, pictures: Tensor, positions: Tensor) -> LossTerms:
+    def loss(self, pictures: Tensor, positions: Tensor, fill: int = 0) -> LossTerms:
         """Loss of N pairs [N], not reduced, with metrics [N]; pictures, positions: LongTensor [N] on the CPU.
+
+        With `fill` the network is called with that many rows at least, some of them repeated and not used: kernels
+        round as the shape of their input says, so only calls of the rollout's shape repeat its predictions.
 
         The log-ratio comes from prediction differences, not from two log-probs: the same number without cancellation,
         and exactly 0 at the sampling policy.
         """
-        run, settings = self.trajectory, self.objective_settings
-        step, device = run.steps[positions], run.x_t.device
+        run, settings, count = self.trajectory, self.objective_settings, len(pictures)
+        device = run.x_t.device
+        rows = torch.arange(max(count, fill)) % count
+        called = run.x_t[pictures[rows].to(device), positions[rows].to(device)]
+        step, index = run.steps[positions[rows]], run.prompt_index[pictures[rows].to(device)]
         b, s = pictures.to(device), positions.to(device)
-        x_t, noise, old, index = run.x_t[b, s], run.noise[b, s], run.prediction_old[b, s], run.prompt_index[b]
-        prediction = self.policy(x_t, step, self.cond, index)
+        old = run.prediction_old[b, s]
+        prediction = self.policy(called, step, self.cond, index)[:count]
         ratio = log_ratio(
             prediction - old,
-            noise,
+            run.noise[b, s],
             self.credit.ratio_weight[positions].to(old),
             reduce=settings.reduce,
             quadratic=settings.quadratic,
@@ -88,6 +94,6 @@ class Update:
         )
         if self.penalty.form == "none":
             return out
-        difference = prediction - self.policy.reference(x_t, step, self.cond, index)
+        difference = prediction - self.policy.reference(called, step, self.cond, index)[:count]
         kl = PENALTIES[self.penalty.form](difference, self.stats[positions], settings.reduce)
         return LossTerms(out.per_step + self.penalty.beta * kl, {**out.metrics, "kl_ref": kl.detach()})

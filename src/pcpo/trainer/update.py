@@ -1,0 +1,181 @@
+"""The second half of an iteration: the optimiser steps on one rollout, each made whole or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from pcpo.observe.console import Console
+from pcpo.trainer.config import Config
+from pcpo.trainer.guard import Guard, NonFinite, Where, check, check_tensors
+from pcpo.trainer.measure import StepGradients, split_groups
+from pcpo.trainer.memory import CallSizes
+from pcpo.trainer.metrics import Metrics
+from pcpo.trainer.schedule import micro_batches, minibatches
+from pcpo.trainer.state import TrainState
+from pcpo.trainer.step import Update
+
+SHARE_OF_CLIP = 0.01  # a first log-ratio that is not 0 is harmless below this share of the clip range
+
+
+@dataclass
+class Outcome:
+    """What the optimiser steps on one rollout came to.
+
+    metrics      of all steps that were made
+    grad_norm    of the last one, before clipping
+    ratio_error  largest absolute log-ratio of the first minibatch; None where that was left out
+    skipped      steps left out for a value that is not finite
+    measured     gradients of the first minibatch, where the credit schedule asks for them
+    """
+
+    metrics: Metrics
+    grad_norm: float = 0.0
+    ratio_error: float | None = 0.0
+    skipped: int = 0
+    measured: StepGradients | None = None
+
+
+class Updater:
+    """Makes the optimiser steps of an iteration; `measures` says whether a credit schedule wants gradients of it."""
+
+    def __init__(self, config: Config, state: TrainState, guard: Guard, sizes: CallSizes, console: Console) -> None:
+        self.config, self.state, self.guard, self.sizes, self.console = config, state, guard, sizes, console
+        self._warned = False
+
+    def run(
+        self, update: Update, pictures: Tensor, where: Where, warn: Callable[[str], object], *, measures: bool = False
+    ) -> Outcome:
+        """`train.epochs` passes of `train.updates` optimiser steps over pictures [n] of a rollout.
+
+        The first minibatch is measured: at the sampling policy nothing is clipped yet and m has no quadratic part.
+        Raises NumericError and MemoryLimitError; what the minibatch in question would have changed is unchanged then.
+        """
+        train, steps = self.config.train, len(update.trajectory.steps)
+        outcome = Outcome(Metrics(steps))
+        with self.console.task("update", len(pictures) * steps * train.epochs) as advance:
+            for epoch in range(train.epochs):
+                parts = minibatches(pictures, train.updates, self.config.run.seed, self.state.iteration, epoch)
+                for number, part in enumerate(parts):
+                    first = epoch == number == 0
+                    place = where.within(f"{epoch * len(parts) + number + 1} of {len(parts) * train.epochs}")
+                    metrics, measured = self._accumulate(update, part, first and measures, advance, warn)
+                    if first:
+                        self._look_at_ratio(update, part, metrics, warn, exact=measured is None)
+                    try:
+                        norm = self._step(update, metrics, place)
+                    except NonFinite as error:
+                        self.guard.leave_out(error, warn)
+                        outcome.skipped += 1
+                        outcome.ratio_error = None if first else outcome.ratio_error
+                        continue
+                    if first:
+                        outcome.ratio_error = metrics.max_abs("log_ratio")
+                    outcome.metrics.extend(metrics)
+                    if math.isfinite(norm):
+                        outcome.grad_norm = norm
+                        outcome.measured = measured if first else outcome.measured
+        return outcome
+
+    def _accumulate(
+        self,
+        update: Update,
+        part: Tensor,
+        measures: bool,
+        advance: Callable[..., None],
+        warn: Callable[[str], object],
+    ) -> tuple[Metrics, StepGradients | None]:
+        """The gradient of a minibatch, in as many calls as memory asks for."""
+        steps, scaler, done = len(update.trajectory.steps), self.state.scaler, 0
+
+        def attempt(size: int) -> tuple[Metrics, StepGradients | None]:
+            nonlocal done
+            self.state.optimizer.zero_grad(set_to_none=True)
+            advance(-done)
+            done, metrics = 0, Metrics(steps)
+            gradients = self._measuring(part, steps) if measures else None
+            fill = size if gradients is None and size == self.sizes["rollout"] else 0
+            for rows, positions in gradients.batches(size) if gradients else micro_batches(part, steps, size):
+                out = update.loss(rows, positions, fill)
+                scaler.scale(out.per_step.sum() / (len(part) * steps)).backward()
+                if gradients is not None:
+                    gradients.take(positions, scaler.get_scale())
+                metrics.add(out, rows, positions)
+                del out  # its spent graph would hold memory during the next forward pass
+                done += len(rows)
+                advance(len(rows))
+            return metrics, gradients
+
+        return self.sizes.attempt("micro", attempt, warn)
+
+    def _measuring(self, pictures: Tensor, steps: int) -> StepGradients | None:
+        group_size = self.config.batch.group_size
+        if len(split_groups(pictures, group_size)) < 2:
+            return None
+        return StepGradients(self.state.parameters, pictures, steps, group_size)
+
+    def _step(self, update: Update, metrics: Metrics, where: Where) -> float:
+        """Make the optimiser step if everything is finite; returns the norm. Raises NonFinite, gradients dropped."""
+        steps = update.trajectory.steps[metrics.positions]
+        try:
+            for site, name in (("log-ratio", "log_ratio"), ("loss", "loss")):
+                check(site, metrics.values(name), where, pictures=metrics.pictures, steps=steps)
+            return self._optimise(where)
+        except NonFinite:
+            self.state.optimizer.zero_grad(set_to_none=True)
+            raise
+
+    def _optimise(self, where: Where) -> float:
+        """One optimiser step; returns the gradient norm, not finite where fp16 overflowed and the step was left out."""
+        state = self.state
+        if state.ema is not None:
+            check_tensors("EMA", state.names, state.ema.shadow_params, where)
+        state.scaler.unscale_(state.optimizer)
+        norm = float(clip_grad_norm_(state.parameters, self.config.optim.max_grad_norm))
+        can_lower_scale = state.scaler.is_enabled() and state.scaler.get_scale() > 1
+        if not math.isfinite(norm) and not can_lower_scale:
+            if state.scaler.is_enabled():
+                state.scaler.update()  # else it would refuse to unscale the next minibatch
+            check_tensors("gradient", state.names, [p.grad for p in state.parameters], where)
+            check("gradient", torch.tensor(norm), where)  # finite numbers, and a norm beyond float32
+        state.step()
+        self.guard.updated()
+        return norm
+
+    def _look_at_ratio(
+        self, update: Update, part: Tensor, metrics: Metrics, warn: Callable[[str], object], *, exact: bool
+    ) -> None:
+        """Warn, once, when the first log-ratio of a rollout is not what it should be: 0.
+
+        Exactly 0 is asked for on the CPU in fp32 where the update's calls are of the rollout's shape; elsewhere kernels
+        may round differently, and 1 % of the clip range is let pass.
+        """
+        adapter, settings = update.policy.adapter, self.config
+        same_shape = exact and self.sizes["micro"] == self.sizes["rollout"]
+        exact = same_shape and adapter.device.type == "cpu" and settings.run.precision == "fp32"
+        error = metrics.max_abs("log_ratio")
+        allowed = 0.0 if exact else SHARE_OF_CLIP * settings.objective.clip_range
+        if self._warned or not math.isfinite(error) or error <= allowed:
+            return
+        self._warned = True
+        causes = {
+            "modules in training mode (dropout)": any(m.training for m in adapter.unwrapped.modules()),
+            f"calls of {self.sizes['micro']} rows here and {self.sizes['rollout']} in the rollout": not same_shape,
+            "TF32 or cuDNN autotuning": adapter.device.type == "cuda",
+            f"autocast to {settings.run.precision} in one of the two only": settings.run.precision != "fp32",
+            "an attention kernel that is not deterministic": True,
+            "a LoRA scale or weight changed since the rollout": True,
+        }
+        warn(
+            f"the first log-ratio of a rollout is {error:.2g} at the most, and should be 0 "
+            f"(clip range {settings.objective.clip_range:g}): the update does not repeat the rollout's predictions; "
+            f"likely causes: {', '.join(cause for cause, possible in causes.items() if possible)}"
+        )
+
+
+__all__ = ["Outcome", "Updater"]
