@@ -53,7 +53,8 @@ def near_duplicate(images: Tensor) -> Tensor:
 
     Root mean square difference below 6 of 255 grey levels after averaging to 16 x 16.
     """
-    small = F.adaptive_avg_pool2d(images.double(), SMALL).flatten(1)
+    # one picture at a time: all large ones at once would not fit as float64
+    small = torch.cat([F.adaptive_avg_pool2d(one.double(), SMALL) for one in images.split(1)]).flatten(1)
     found = torch.zeros(len(small), dtype=torch.float64)
     for start in range(0, len(small), 512):
         rows = small[start : start + 512]

@@ -40,7 +40,7 @@ class Watcher:
         monitors_per_prompt  name -> [P]
         diversity_features, diversity_among   where distances were taken, and among which pictures: "prompt" or "set"
         """
-        values = {name: function(images).view(-1, per_prompt).mean(1) for name, function in MONITORS.items()}
+        values = {name: _monitor(name, images).view(-1, per_prompt).mean(1) for name in MONITORS}
         fields: dict[str, Any] = {}
         if len(images) > 1:
             name, distance = self._distances(images)
@@ -60,6 +60,12 @@ class Watcher:
             self._network = load_features(EMBEDDED, self.device)
         stages = self._network(images, stages=True).stages
         return EMBEDDED, square(perceptual_distance(stages), len(images))
+
+
+def _monitor(name: str, images: Tensor) -> Tensor:
+    """One monitor of every picture [B], one picture at a time to spare memory; duplicates need the set."""
+    function = MONITORS[name]
+    return function(images) if name == "near_duplicates" else torch.cat([function(one) for one in images.split(1)])
 
 
 def square(pairs: Tensor, size: int) -> Tensor:
@@ -86,17 +92,18 @@ def lab_distance(images: Tensor) -> Tensor:
 
     About 1 is just visible, 100 is black against white. Colours are averaged in linear light.
     """
-    lab = to_lab(F.adaptive_avg_pool2d(linear(images), LAB_SIDE)).flatten(2)  # [B, 3, places]
+    small = torch.cat([F.adaptive_avg_pool2d(linear(image), LAB_SIDE) for image in images.split(1)])
+    lab = to_lab(small.double()).flatten(2)  # [B, 3, places]
     rows, columns = torch.triu_indices(len(lab), len(lab), offset=1)
     parts = [(lab[i] - lab[j]).norm(dim=1).mean(1) for i, j in zip(rows.split(256), columns.split(256), strict=True)]
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
 
 
 def linear(images: Tensor) -> Tensor:
-    """sRGB uint8 [B, 3, H, W] as linear light in [0, 1], float64 on the CPU (IEC 61966-2-1)."""
+    """sRGB uint8 [B, 3, H, W] as linear light in [0, 1], float32 on the CPU (IEC 61966-2-1)."""
     x = torch.arange(256, dtype=torch.float64) / 255
     table = torch.where(x <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4)
-    return table[images.cpu().long()]
+    return table.float()[images.cpu().int()]
 
 
 def to_lab(rgb: Tensor) -> Tensor:

@@ -138,14 +138,20 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """The configurations' names; where two are alike, what they differ in is added."""
+    """The configurations' names; where two are alike, as many of the settings they differ in as tell them apart."""
     names = []
     labels = [_label(runs[0]) for runs in groups]
     for runs, label in zip(groups, labels, strict=True):
-        alike = [other[0].settings for other, name in zip(groups, labels, strict=True) if name == label]
         own = runs[0].settings
-        keys = [key for key in own if any(other.get(key) != own[key] for other in alike)]
-        names.append(label + (f" ({', '.join(f'{key}={own[key]}' for key in keys[:2])})" if keys else ""))
+        alike = [other[0].settings for other, name in zip(groups, labels, strict=True) if name == label]
+        others = [settings for settings in alike if settings != own]
+        chosen: list[str] = []
+        for key in own:
+            apart = [settings for settings in others if settings.get(key) != own[key]]
+            if apart:
+                chosen.append(key)
+                others = [settings for settings in others if settings not in apart]
+        names.append(label + (f" ({', '.join(f'{key}={own[key]}' for key in chosen)})" if chosen else ""))
     return names
 
 

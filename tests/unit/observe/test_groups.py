@@ -68,6 +68,21 @@ def test_runs_that_differ_in_the_seed_only_are_one_group(runs: list[Path]) -> No
     assert read_groups(runs[:3])[0].name == "uniform"
 
 
+def test_names_hold_no_more_settings_than_tell_them_apart(tmp_path: Path) -> None:
+    made = [
+        write(tmp_path / "0", 0, (1.0,)),
+        write(tmp_path / "1", 0, (1.0,), credit__schedule="native", optim__learning_rate=1.0),
+        write(tmp_path / "2", 0, (1.0,), optim__learning_rate=1.0),
+        write(tmp_path / "3", 0, (1.0,), name="other", credit__schedule="native"),
+    ]
+    assert [group.name for group in read_groups(made)] == [
+        "uniform (credit.schedule=uniform, optim.learning_rate=0.001)",
+        "uniform (credit.schedule=native)",
+        "uniform (credit.schedule=uniform, optim.learning_rate=1)",
+        "other",
+    ]
+
+
 def test_a_band_is_students_interval_over_seeds(runs: list[Path]) -> None:
     group = read_groups(runs)[0]
     found = means(group, lambda log: [(event.iteration, event.reward_mean) for event in log.evaluations])
