@@ -12,13 +12,9 @@ event. Text encoding is in neither: embeddings are cached after their first use.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,15 +22,13 @@ from typing import Any
 import torch
 
 from pcpo import PCPOTrainer, load_config
-from pcpo.data.files import write_text_atomic
 from pcpo.models.folders import embedded_folder, read_header
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import add_lora
-from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter
 from pcpo.trainer.config import Config
+from timing import RESULTS, Times, header, interleaved, ratio, resident_mib, write
 
-RESULTS = Path(__file__).parent / "results/overhead.json"
 PRESETS = {"StableDiffusionPipeline": "pcpo_sd", "StableDiffusion3Pipeline": "pcpo_sd3"}
 SETTINGS = [
     "prompts=[red apple, blue fish, green tree, yellow sun]",
@@ -43,7 +37,7 @@ SETTINGS = [
     "sampler.steps=10",
     "evaluation.credit_probe=0",
 ]
-TARGET = 1.15
+TARGET = 1.10
 
 
 class Iteration:
@@ -62,22 +56,24 @@ class ModelCalls:
     """The model work of that iteration with nothing around it: same module, same shapes, made-up numbers."""
 
     def __init__(self, config: Config) -> None:
-        adapter = load_adapter(config.model.path, max_sequence_length=config.model.max_sequence_length)
+        model = config.model
+        adapter = load_adapter(model.path, resolution=model.resolution, max_sequence_length=model.max_sequence_length)
         add_lora(adapter, config.model.lora.rank)
         steps, pictures, train = config.sampler.steps, config.pictures, config.train
         timesteps = adapter.grid(steps).timesteps.float()
         trained = int(steps * train.fraction) if train.select == "first" else steps
         pairs = pictures // train.updates * trained
-        sizes = [pictures] * (pairs // pictures) + [pairs % pictures] * (pairs % pictures > 0)
+        size = config.batch.rollout or pictures
+        sizes = [size] * (pairs // size) + [pairs % size] * (pairs % size > 0)
 
         def guided(size: int, timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
             cond = adapter.encode(config.prompts[:1]).rows(torch.zeros(size, dtype=torch.long), guided=True)
             return torch.randn(2 * size, *adapter.latent_shape), timestep.expand(2 * size), cond
 
         self.adapter, self.backbone, self.updates = adapter, adapter.backbone, train.updates
-        self.rollout = [guided(pictures, timestep) for timestep in timesteps]
+        self.rollout = [guided(size, timestep) for timestep in timesteps] * (pictures // size)
         self.update = [guided(size, timesteps[0]) for size in sizes]
-        self.latents = torch.randn(pictures, *adapter.latent_shape)
+        self.latents = torch.randn(pictures, *adapter.latent_shape).split(size)
         parameters = [p for p in adapter.backbone.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=config.optim.learning_rate)
 
@@ -85,7 +81,8 @@ class ModelCalls:
         with torch.no_grad():
             for inputs in self.rollout:
                 self.adapter.forward(*inputs)
-        self.adapter.decode(self.latents)
+        for latents in self.latents:
+            self.adapter.decode(latents)
         for _ in range(self.updates):
             for inputs in self.update:
                 self.adapter.forward(*inputs).square().mean().backward()
@@ -102,25 +99,9 @@ def configure(model: str, folder: str, overrides: Sequence[str] = ()) -> Config:
     return load_config(preset, [f"model.path={model}", *SETTINGS, *overrides, f"run.output={folder}/run"])
 
 
-def measure(config: Config, repeats: int, warm_up: int = 2) -> dict[str, dict[str, list[float]]]:
+def measure(config: Config, repeats: int, warm_up: int = 2) -> Times:
     """Wall and processor seconds of every run of both sides, in turn: A B A B ..."""
-    sides = {name: make(config) for name, make in SIDES.items()}
-    times: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in sides}
-    for turn in range(-warm_up, repeats):
-        for name, run in sides.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            if turn >= 0:
-                times[name]["wall"].append(time.perf_counter() - wall)
-                times[name]["cpu"].append(time.process_time() - cpu)
-    return times
-
-
-def ratios(times: dict[str, dict[str, list[float]]], clock: str) -> dict[str, float]:
-    """Median over median, with the least and the greatest ratio of a turn."""
-    a, b = (times[name][clock] for name in SIDES)
-    each = [x / y for x, y in zip(a, b, strict=True)]
-    return {"ratio": statistics.median(a) / statistics.median(b), "min": min(each), "max": max(each)}
+    return interleaved({name: make(config) for name, make in SIDES.items()}, repeats, warm_up)
 
 
 def peak_rss(side: str, model: str, overrides: Sequence[str], threads: int) -> float:
@@ -135,9 +116,7 @@ def report_peak(side: str, model: str, overrides: Sequence[str]) -> None:
         run = SIDES[side](configure(model, folder, overrides))
         for _ in range(3):
             run()
-    # not getrusage: its peak counts the parent's memory from before exec
-    status = Path("/proc/self/status").read_text("ascii")
-    print(int(status.partition("VmHWM:")[2].split()[0]) / 1024)
+    print(resident_mib())
 
 
 def timings(model: str, repeats: int, overrides: Sequence[str]) -> dict[str, Any]:
@@ -150,8 +129,8 @@ def timings(model: str, repeats: int, overrides: Sequence[str]) -> dict[str, Any
         "pictures": config.pictures,
         "steps": config.sampler.steps,
         "updates": config.train.updates,
-        "wall": ratios(times, "wall"),
-        "cpu": ratios(times, "cpu"),
+        "wall": ratio(times, *SIDES, "wall"),
+        "cpu": ratio(times, *SIDES, "cpu"),
         "seconds": times,
     }
 
@@ -162,29 +141,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings, as in pcpo train")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "overhead.json")
     parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     models = args.models or [name for name in ("emoji-sd", "emoji-sd3") if embedded_folder(name).is_dir()]
     if args.peak:
         return report_peak(args.peak, models[0], args.set)
-    results: dict[str, Any] = {
-        "what": "training iteration / its bare model calls",
-        "target": TARGET,
-        "threads": args.threads,
-        "repeats": args.repeats,
-        "load_average": os.getloadavg()[0],
-        "environment": environment(),
-        "models": {model: timings(model, args.repeats, args.set) for model in models},
-    }
+    what = "training iteration / its bare model calls"
+    results = header(what, target=TARGET, threads=args.threads, repeats=args.repeats)
+    results["models"] = {model: timings(model, args.repeats, args.set) for model in models}
     for model, found in results["models"].items():
         found["peak_rss_mib"] = {side: round(peak_rss(side, model, args.set, args.threads), 1) for side in SIDES}
         for clock in ("wall", "cpu"):
             print(f"{model} {clock}: {found[clock]['ratio']:.3f}", end=" ")
             print(f"({found[clock]['min']:.3f} to {found[clock]['max']:.3f})")
         print(f"{model} peak memory, MiB: {found['peak_rss_mib']}")
-    write_text_atomic(args.output, json.dumps(results, indent=2) + "\n")
+    write(args.output, results)
 
 
 if __name__ == "__main__":

@@ -73,8 +73,3 @@ def test_it_measures_and_writes(overhead, folders, tmp_path, capsys):
         assert model["wall"]["ratio"] > 0 and model["cpu"]["ratio"] > 0
         assert all(100 < mib < 10_000 for mib in model["peak_rss_mib"].values())
     assert "peak memory" in capsys.readouterr().out
-
-
-def test_ratios_are_of_medians_with_the_spread_of_turns(overhead):
-    times = {"iteration": {"wall": [3.0, 2.0, 9.0]}, "model_calls": {"wall": [1.0, 2.0, 3.0]}}
-    assert overhead.ratios(times, "wall") == {"ratio": 1.5, "min": 1.0, "max": 3.0}
