@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 import tiny
 from pcpo.errors import ConfigError, ModelError, RunFolderError
 from pcpo.evaluation.sampling import load_base
-from pcpo.export.card import escape
 from pcpo.export.layouts import to_layout
 from pcpo.export.run import export_run
 from pcpo.models.lora import add_lora, save_tuned
+from pcpo.observe.markdown import escape
 from pcpo.samplers import make_sampler
 from pcpo.samplers.rollout import sample
 from pcpo.trainer import runfolder

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from pcpo.data.images import load_image, to_pil
 from pcpo.data.prompts import Prompt
+from pcpo.data.untrusted import inside, open_regular
 from pcpo.errors import EvaluationError, one_line
 from pcpo.evaluation.measure import PictureSet
 from pcpo.evaluation.sampling import METADATA_FILE
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+MAX_METADATA = 64 << 20  # bytes
 SHEET = "sheet.png"  # of `pcpo sample`: pictures of pictures
 
 
@@ -54,7 +56,8 @@ def _listed(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
     if not path.is_file():
         return {}
     try:
-        lines = path.read_text("utf-8").splitlines()
+        with open_regular(path, MAX_METADATA) as file:
+            lines = file.read(MAX_METADATA).decode("utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot be read ({error})", where=str(path), fix="save it as UTF-8") from error
     found: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -64,7 +67,7 @@ def _listed(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
             name, prompt = row.pop("file_name"), row.pop("prompt")
             if not isinstance(name, str) or not isinstance(prompt, str):
                 raise TypeError("file_name and prompt are texts")
-            if not (folder / name).is_file() or not (folder / name).resolve().is_relative_to(folder.resolve()):
+            if not inside(folder, name).is_file():
                 raise ValueError(f"no such picture in the folder: {name!r}")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise EvaluationError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,11 @@ from pcpo import __version__
 from pcpo.data.files import write_text_atomic
 from pcpo.data.grids import captioned_grid
 from pcpo.data.images import load_image
+from pcpo.data.untrusted import inside
 from pcpo.errors import ImageError, PCPOError
 from pcpo.models.folders import EMBEDDED, ModelHeader, looks_like_hub_id, resolve
 from pcpo.observe.events import read_events
+from pcpo.observe.markdown import escape
 from pcpo.observe.numbers import number
 from pcpo.observe.pictures import spaced
 from pcpo.observe.records import Evaluation
@@ -55,12 +56,6 @@ def write_card(
         f"Made with [pcpo](https://arxiv.org/abs/2509.25774) {__version__}.",
     ]
     write_text_atomic(folder / "README.md", f"---\n{front.to_yaml()}\n---\n" + "\n\n".join(filter(None, parts)) + "\n")
-
-
-def escape(text: str) -> str:
-    """Text as Markdown shows it, on one line, not at its beginning: no HTML, Markdown, link or mention in it works."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return re.sub(r"([\\`*_{}\[\]()!|~:@]|(?<=www)\.)", r"\\\1", html.escape(line, quote=False))
 
 
 def base_name(path: str) -> str:
@@ -122,8 +117,8 @@ def _write_samples(path: Path, run: Path, evaluations: list[Evaluation]) -> str:
     available = min(len(first.pictures), len(last.pictures), len(last.prompts))
     chosen = spaced(available, MAX_ROWS) if available else []
     try:
-        columns = [torch.stack([load_image(run / event.pictures[i]) for i in chosen]) for event in (first, last)]
-    except (ImageError, RuntimeError):  # a picture that was deleted, or of another size
+        columns = [torch.stack([load_image(inside(run, event.pictures[i])) for i in chosen]) for event in (first, last)]
+    except (ImageError, RuntimeError, ValueError):  # deleted, of another size, or outside of the run
         return ""
     captions = [last.prompts[i] for i in chosen]
     captioned_grid(columns, ["before", "after"], captions, side=128).save(path, format="PNG")

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from pcpo.errors import ModelError, one_line
+from pcpo.models.files import check_files
 
 EMBEDDED = {
     "emoji-sd": "Stable Diffusion layout: U-Net, eps-prediction, DDIM; 64 x 64 emoji",
     "emoji-sd3": "Stable Diffusion 3 layout: MM-DiT, flow matching, shift 3; 64 x 64 emoji",
     "emoji-clip": "text-image scorer for the emoji models (a reward, not a pipeline)",
 }
+
+
+# the third stands for the safety checker, which is not loaded
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def read_header(path: str) -> ModelHeader:
             where=f"model {path}",
             fix="pass the folder that DiffusionPipeline.save_pretrained wrote",
         )
+    check_files([folder])
     try:
         data = json.loads(index.read_text("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -81,6 +87,7 @@ def read_header(path: str) -> ModelHeader:
     missing = [name for name in header.components if not (folder / name).is_dir()]
     if missing:
         raise ModelError(f"lacks the component folders {', '.join(missing)}", where=f"model {path}")
+    check_files(folder / name for name in header.components)
     for name, (_, cls) in header.components.items():
         if has_weights(cls) and not any((folder / name).glob("*.safetensors*")):
             raise ModelError("has no safetensors weights", where=str(folder / name))
@@ -92,6 +99,14 @@ def _header_from(path: str, data: Any) -> ModelHeader:
         raise ModelError("model_index.json names no pipeline class", where=f"model {path}")
     pairs = {name: value for name, value in data.items() if isinstance(value, list) and len(value) == 2}
     components = {name: (str(value[0]), str(value[1])) for name, value in pairs.items() if value[0] is not None}
+    for name, (library, _) in components.items():
+        # diffusers imports the library that is named, and looks for the files in a folder of the component's name
+        if not name.isidentifier() or library not in LIBRARIES:
+            raise ModelError(
+                f"model_index.json names a component {name[:60]!r} of {library[:60]!r}",
+                where=f"model {path}",
+                fix=f"components come from {' and '.join(LIBRARIES[:2])} only",
+            )
     return ModelHeader(path, data["_class_name"], components, tuple(pairs.keys() - components.keys()))
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from pcpo.errors import ConfigError, RunFolderError, one_line
+from pcpo.errors import ConfigError, ModelError, RunFolderError, one_line
 from pcpo.models.base import Adapter
+from pcpo.models.files import check_files
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -93,15 +94,17 @@ def load_tuned(adapter: Adapter, run_dir: Path, tune: str, name: str = "default"
     if not folder.is_dir():
         return False
     try:
+        check_files([folder])
         if tune == "lora":
             with _several_loras():
                 adapter.unwrapped.load_lora_adapter(
                     folder, prefix=adapter.backbone_name, weight_name=LORA_FILE, adapter_name=name
                 )
+            _require_all(adapter, folder / LORA_FILE, name)
             _restore_float32(adapter, folder / LORA_FILE, name)
         else:
-            adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder))
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+            adapter.replace_backbone(type(adapter.unwrapped).from_pretrained(folder, use_safetensors=True))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError, ModelError) as error:
         raise RunFolderError(
             f"its weights cannot be loaded ({one_line(error)})",
             where=str(folder),
@@ -123,3 +126,15 @@ def _restore_float32(adapter: Adapter, file: Path, name: str) -> None:
             parameter.data = parameter.data.float()
     state = {key.removeprefix(prefix): value for key, value in load_file(file).items()}
     set_peft_model_state_dict(module, state, adapter_name=name)
+
+
+def _require_all(adapter: Adapter, path: Path, name: str) -> None:
+    """diffusers passes over tensors that fit nowhere and goes on without those that lack: ValueError here."""
+    from peft.utils import get_peft_model_state_dict
+
+    with safe_open(path, framework="pt") as file:
+        saved = set(file.keys())
+    known = getattr(adapter.unwrapped, "peft_config", {})
+    loaded = get_peft_model_state_dict(adapter.unwrapped, adapter_name=name) if name in known else {}
+    if not saved or saved != {f"{adapter.backbone_name}.{key}" for key in loaded}:
+        raise ValueError(f"{len(saved)} tensors, of which {len(loaded)} fit the model")

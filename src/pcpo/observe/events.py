@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
+from pcpo.data.untrusted import open_regular
 from pcpo.errors import RunFolderError
 from pcpo.observe.records import RunLog
+
+MAX_BYTES = 1 << 29  # of a log
+MAX_LINE = 1 << 24
 
 
 def plain(value: Any) -> Any:
@@ -45,9 +49,12 @@ class EventWriter:
     def __init__(self, path: str | Path, listener: Callable[[Mapping[str, Any]], object] | None = None) -> None:
         self.path = Path(path)
         self._listener = listener
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        _mend_last_line(self.path)
-        self._file = self.path.open("ab", buffering=0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _mend_last_line(self.path)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
         self._waiting = b""
         self.refused: OSError | None = None
 
@@ -104,16 +111,19 @@ def _mend_last_line(path: Path) -> None:
     """Make the file end at a line's end: complete a whole last event, cut a torn one."""
     if not path.exists():
         return
-    with path.open("r+b") as file:
-        data = file.read()
-        tail = data[data.rfind(b"\n") + 1 :]
-        if not tail:
-            return
-        try:
-            _parse(tail)
-        except ValueError:
-            file.truncate(len(data) - len(tail))
-        else:
+    with open_regular(path, MAX_BYTES) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MAX_LINE))
+        data = file.read(MAX_LINE)
+    tail = data[data.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    try:
+        _parse(tail)
+    except ValueError:
+        os.truncate(path, size - len(tail))
+    else:
+        with path.open("ab") as file:
             file.write(b"\n")
 
 
@@ -127,19 +137,23 @@ def read_events(path: str | Path) -> RunLog:
     """
     path = Path(path)
     try:
-        lines = path.read_bytes().split(b"\n")
+        with open_regular(path, MAX_BYTES) as file:
+            return _read(file, path)
     except OSError as error:
-        raise RunFolderError(
-            f"cannot be read ({error.strerror})", where=str(path), fix="name the folder of a run"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _read(file: BinaryIO, path: Path) -> RunLog:
     log = RunLog()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), start=1):
         if not line.strip():
             continue
         try:
+            if len(line) > MAX_LINE:
+                raise ValueError(f"longer than {MAX_LINE >> 20} MiB")
             log.add(_parse(line))
         except ValueError as error:
-            if number == len(lines) and not isinstance(error, ValidationError):
+            if not line.endswith(b"\n") and len(line) <= MAX_LINE and not isinstance(error, ValidationError):
                 break
             raise RunFolderError(
                 f"malformed event: {_reason(error)}",
@@ -147,6 +161,12 @@ def read_events(path: str | Path) -> RunLog:
                 fix="remove that line or restore the file",
             ) from error
     return log
+
+
+def _unreadable(path: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"cannot be read ({error.strerror or error})", where=str(path), fix="name the folder of a run"
+    )
 
 
 def _parse(line: bytes) -> dict[str, Any]:

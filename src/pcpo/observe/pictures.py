@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from pcpo.data.images import load_image, to_pil
+from pcpo.data.untrusted import inside
 from pcpo.errors import ImageError
 from pcpo.observe.records import Evaluation, RunLog
 
@@ -176,10 +177,7 @@ class _Reader:
     def show(self, event: Evaluation, index: int, side: int, budget: int) -> Shown | None:
         name = _paths(event)[index] if index < len(_paths(event)) else ""
         try:
-            path = (self.root / name).resolve()
-            if not path.is_relative_to(self.root):
-                raise ImageError("lies outside the run folder", where=name)
-            picture = to_pil(load_image(path))
+            picture = to_pil(load_image(inside(self.root, name)))
             uri = data_uri(picture, side, budget)
         except (ImageError, OSError, ValueError) as error:
             problem = error.what if isinstance(error, ImageError) else str(error)

@@ -140,7 +140,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """A claim's record; None while it is being written, or when its writer died in the middle of it."""
     try:
         record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.errors import RunFolderError
+from pcpo.observe.markdown import escape
 from pcpo.observe.numbers import number
 from pcpo.study.analysis import TIMES, analyse
 from pcpo.study.figures import draw_group, require_matplotlib
@@ -91,7 +92,9 @@ def _group(group: Mapping[str, Any], picture: str) -> str:
 def _ends(group: Mapping[str, Any]) -> str:
     rows = []
     for arm, data in group["arms"].items():
-        changes = ", ".join(f"{key} {old} -> {new}" for key, (old, new) in data["difference"].items())
+        changes = ", ".join(
+            f"{escape(key)} {escape(str(old))} -> {escape(str(new))}" for key, (old, new) in data["difference"].items()
+        )
         own = arm == group["baseline"]
         against = "" if own else text_of(data["end_against_baseline"])
         said = "baseline" if own else changes or "nothing"
@@ -125,7 +128,7 @@ def _also(group: Mapping[str, Any]) -> str:
     names = list(dict.fromkeys(name for data in group["arms"].values() for name in data["also"]))
     nothing = {"mean": None, "n": 0}
     rows = [
-        (name.replace("_", " "), *(text_of(data["also"].get(name, nothing)) for data in group["arms"].values()))
+        (escape(name.replace("_", " ")), *(text_of(data["also"].get(name, nothing)) for data in group["arms"].values()))
         for name in names
     ]
     return "At the last evaluation, and over all iterations:\n\n" + markdown_table(("figure", *group["arms"]), rows)

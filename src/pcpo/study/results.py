@@ -100,7 +100,7 @@ def read_results(cell: Cell) -> dict[str, Any] | None:
     try:
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
         enough = results["iterations_done"] >= cell.config.train.iterations
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFolderError(
             "cannot be read", where=str(path), fix="delete this file: it is made again from the run's log"
         ) from error
