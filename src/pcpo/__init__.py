@@ -8,9 +8,15 @@ nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Libraries below this one report their use to their makers unless told not to, and read these variables when they are
+# imported: diffusers imports onnxruntime where it is installed. Nothing of a run is to leave the machine unasked.
+for _switch in ("HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_switch, "1")
 
 if TYPE_CHECKING:
     from pcpo.models.checker import check_adapter
