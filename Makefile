@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 OUT ?= runs/demo
 
-.PHONY: demo test slow reliability lint clean
+.PHONY: demo test slow reliability security lint clean
 .DEFAULT_GOAL := help
 
 help:
-	@grep -h '^# make' Makefile; echo '   make lint, make slow, make reliability, make clean'
+	@grep -h '^# make' Makefile; echo '   make lint, make slow, make reliability, make security, make clean'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +37,9 @@ reliability: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
+
+security: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/security -m 'slow or not slow' --figures docs/results/security.json
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

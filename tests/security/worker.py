@@ -96,18 +96,19 @@ def _in_a_fork(known: dict[str, Any], order: dict[str, Any]) -> dict[str, Any]:
         finally:
             os._exit(70)
     os.close(write)
-    said, end = b"", time.monotonic() + order["seconds"]
-    while (left := end - time.monotonic()) > 0 and select.select([read], [], [], left)[0]:
-        part = os.read(read, 1 << 16)
+    said, end, late = b"", time.monotonic() + order["seconds"], False
+    while not said.endswith(b"\n"):
+        late = not select.select([read], [], [], max(0.0, end - time.monotonic()))[0]
+        part = b"" if late else os.read(read, 1 << 16)
         if not part:
             break
         said += part
-    else:
+    if late:
         os.kill(child, signal.SIGKILL)
     os.close(read)
     usage = os.wait4(child, 0)[2]
     if not said.endswith(b"\n"):
-        return {"kind": "Timeout" if left <= 0 else "Killed", "seconds": usage.ru_utime + usage.ru_stime}
+        return {"kind": "Timeout" if late else "Killed", "seconds": usage.ru_utime + usage.ru_stime}
     answer = json.loads(said)
     growth = usage.ru_maxrss * 1024 / MIB - answer.pop("before")
     return {**answer, "seconds": usage.ru_utime + usage.ru_stime, "mib": round(max(growth, 0.0), 1)}
@@ -158,7 +159,7 @@ def note(event: str, arguments: tuple[Any, ...], touched: list[tuple[str, str]],
         touched.append(("write" if access else "read", _whole(path)))
     elif event in WRITES:
         touched.extend(("write", _whole(part)) for part in arguments[:2] if isinstance(part, (str, bytes)))
-    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"):
+    elif event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
         dialled.append(f"{event} {arguments[1]!r}")
     elif event in ("socket.getaddrinfo", "socket.gethostbyname", "urllib.Request", "http.client.connect"):
         dialled.append(f"{event} {arguments[0]!r}")
