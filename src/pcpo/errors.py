@@ -81,6 +81,12 @@ class MemoryLimitError(PCPOError):
     exit_code = 11
 
 
+class DistributedError(PCPOError):
+    """Another process of the same run has ended or does not answer."""
+
+    exit_code = 12
+
+
 class Interrupted(BaseException):
     """A run stopped by SIGINT (130) or SIGTERM (143), after its last finished iteration was saved.
 

@@ -107,6 +107,23 @@ class EventWriter:
             self.close()
 
 
+class NoEvents(EventWriter):
+    """Keeps nothing: for the processes of a run that leave the log to the main one."""
+
+    def __init__(self) -> None:
+        self.refused = None
+
+    def write(self, kind: str, /, **fields: Any) -> dict[str, Any]:
+        """The event as it would be written."""
+        return {"type": kind, **plain(fields)}
+
+    def sync(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def _mend_last_line(path: Path) -> None:
     """Make the file end at a line's end: complete a whole last event, cut a torn one."""
     if not path.exists():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,10 @@ class Request:
     def texts(self) -> list[str]:
         """One prompt text per picture [B]."""
         return [self.prompts[i].text for i in self.prompt_index.tolist()]
+
+    def metadata(self, rows: slice) -> list[Mapping[str, Any]]:
+        """Of the prompts of some pictures."""
+        return [self.prompts[i].metadata for i in self.prompt_index[rows].tolist()]
 
     def noise(self, step: int, shape: tuple[int, ...], rows: slice) -> Tensor:
         """Noise [n, ...] of one step for some pictures; step -1 is the initial noise."""
@@ -91,13 +96,17 @@ class Call:
 
 
 def calls(
-    policy: Policy, request: Request, cond: Conditioning, size: int, advance: Callable[[int], None]
+    policy: Policy,
+    request: Request,
+    cond: Conditioning,
+    size: int,
+    advance: Callable[[int], None],
+    rows: slice | None = None,
 ) -> list[Call]:
-    """Split a request into model calls of at most `size` pictures."""
-    total = len(request.sample_ids)
-    return [
-        Call(policy, request, cond, slice(start, min(start + size, total)), advance) for start in range(0, total, size)
-    ]
+    """Split a request, or some rows of it, into model calls of at most `size` pictures."""
+    rows = rows or slice(0, len(request.sample_ids))
+    starts = range(rows.start, rows.stop, size)
+    return [Call(policy, request, cond, slice(start, min(start + size, rows.stop)), advance) for start in starts]
 
 
 def collect(parts: list[Call], sampler: Sampler, stats: StepStats, trained: Tensor, reduce: str) -> Trajectory:

@@ -14,19 +14,21 @@ from pcpo.advantages import zero_std_groups, zero_std_mask
 from pcpo.data.prompts import Prompt
 from pcpo.data.sampler import PromptSampler
 from pcpo.errors import RewardError
-from pcpo.models.base import Adapter
+from pcpo.models.base import Adapter, Conditioning
 from pcpo.objectives.compose import make_objective
 from pcpo.observe.console import Console
 from pcpo.observe.events import EventWriter
-from pcpo.rewards.base import NonFiniteReward, evaluate
+from pcpo.rewards.base import NonFiniteReward
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.collect import Request, calls, check_rollout, collect, decode, training_request
 from pcpo.trainer.config import Config
+from pcpo.trainer.distributed import Runtime
 from pcpo.trainer.evaluate import gradient_share
 from pcpo.trainer.guard import Guard, NonFinite, Where, check
 from pcpo.trainer.measure import StepGradients
 from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.parts import Algorithm
+from pcpo.trainer.scoring import joined, score
 from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Policy, Update
 from pcpo.trainer.update import Outcome, Updater
@@ -37,7 +39,11 @@ QUANTILES = {"p01": 0.01, "p50": 0.5, "p99": 0.99}
 
 
 class Learner:
-    """Samples, scores and updates: everything that an iteration reads, and the state that it changes."""
+    """Samples, scores and updates: everything that an iteration reads, and the state that it changes.
+
+    Of several processes each samples, scores and trains on its share of the pictures, `rows`; advantages are over whole
+    groups and gradients are summed, so that weights and statistics are the same in all of them.
+    """
 
     def __init__(
         self,
@@ -50,14 +56,17 @@ class Learner:
         state: TrainState,
         sizes: CallSizes,
         console: Console,
+        runtime: Runtime | None = None,
     ) -> None:
+        self.runtime = runtime or Runtime()
+        self.rows = self.runtime.share(config.pictures)
         self.config, self.adapter, self.algorithm, self.prompts = config, adapter, algorithm, prompts
         self.reward, self.advantages, self.state, self.console = reward, advantages, state, console
         self.policy = Policy(adapter, algorithm.grid, config.sampler.guidance_scale, algorithm.prediction_scale())
         self.objective = make_objective(config.objective.name, config.objective.clip_range)
         self.sampler = PromptSampler(prompts, config.run.seed)
         self.guard, self.sizes = Guard(config.train.on_nonfinite), sizes
-        self.updater = Updater(config, state, self.guard, sizes, console)
+        self.updater = Updater(config, state, self.guard, sizes, console, self.runtime)
         self.validity = ValidityGuard(config.train.max_invalid, config.train.invalid_window)
 
     def run(self, events: EventWriter) -> None:
@@ -72,13 +81,14 @@ class Learner:
         figures: dict[str, Any] = {}
         measured = None
         try:
-            update, pictures = self._collect(request, trained, where, clock, figures, warn)
+            update, pictures, advantage = self._collect(request, trained, where, clock, figures, warn)
         except (NonFinite, NonFiniteReward) as error:
             self.guard.leave_out(error, warn)
             figures |= {"steps": trained.tolist(), "skipped": config.train.updates * config.train.epochs}
         else:
             if config.evaluation.credit_probe and state.iteration % config.evaluation.every == 0:
-                share = gradient_share(update, config.evaluation.credit_probe, config.batch.group_size)
+                probe, group_size = config.evaluation.credit_probe, config.batch.group_size
+                share = gradient_share(update, advantage, probe, group_size, self.runtime)
                 events.write("gradient_share", iteration=state.iteration, **share)
                 clock.lap("probe")
             measures = self.algorithm.adaptive is not None and state.iteration % config.credit.every == 0
@@ -110,32 +120,25 @@ class Learner:
         clock: Clock,
         figures: dict[str, Any],
         warn: Callable[[str], object],
-    ) -> tuple[Update, Tensor]:
-        """Sample, score and rank; returns what the updates need and the pictures [n] to train on.
+    ) -> tuple[Update, Tensor, Tensor]:
+        """Sample, score and rank: what the updates need, the pictures [n] to train on, and the advantages [B].
 
         Adds the reward's figures. Raises NonFinite and NonFiniteReward.
         """
-        config, sizes = self.config, self.sizes
+        config = self.config
         texts = [p.text for p in request.prompts]
         cond = self.adapter.encode(texts)
-        stats = self.algorithm.sampling_stats(trained)
-
-        def sample(size: int) -> Trajectory:
-            with self.console.task("rollout", config.pictures * self.algorithm.grid.num_steps) as advance:
-                parts = calls(self.policy, request, cond, size, advance)
-                return collect(parts, self.algorithm.sampler, stats, trained, config.objective.reduce)
-
-        trajectory = sizes.attempt("rollout", sample, warn)
-        check_rollout(trajectory, where)
-        clock.lap("rollout")
-        images = sizes.attempt("decode", partial(decode, self.adapter, trajectory.latents), warn)
-        result = self._score(request, images, where)
+        kept: list[Trajectory] = []
+        records = self.runtime.every(lambda: self._roll_out(request, cond, trained, clock, kept, warn))
+        trajectory, result = kept[0], joined(records)
+        self._check(result)
         figures |= _reward_figures(result)
         groups = (config.batch.prompts, config.batch.group_size)
         advantage, rewards, valid = self.advantages(result, groups, texts)
         figures["zero_std_groups"] = zero_std_groups(rewards, valid)
         pictures = torch.arange(config.pictures)
-        check("advantage", advantage.flatten(), where, pictures=pictures)
+        flat = advantage.flatten()
+        check("advantage", flat, where, pictures=pictures)
         clock.lap("reward")
         if config.train.filter == "zero_std":
             pictures = pictures[~zero_std_mask(rewards, valid).repeat_interleave(config.batch.group_size)]
@@ -143,27 +146,50 @@ class Learner:
             policy=self.policy,
             trajectory=trajectory,
             cond=cond,
-            advantage=advantage.flatten().to(self.adapter.device),
+            advantage=flat[self.rows].to(self.adapter.device),
             credit=self.algorithm.credit_of(trained),
             stats=self.algorithm.stats[trained],
             objective=self.objective,
             objective_settings=config.objective,
             penalty=config.kl,
         )
-        return update, pictures
+        return update, pictures, flat
+
+    def _roll_out(
+        self,
+        request: Request,
+        cond: Conditioning,
+        trained: Tensor,
+        clock: Clock,
+        kept: list[Trajectory],
+        warn: Callable[[str], object],
+    ) -> dict[str, Any] | None:
+        """Sample this process's pictures, their trajectory into `kept`; their rewards, as `score` records them."""
+        config, sizes, rows, algorithm = self.config, self.sizes, self.rows, self.algorithm
+        where = Where(self.state.iteration + 1, request.prompts, request.prompt_index[rows])
+        stats = algorithm.sampling_stats(trained)
+
+        def sample(size: int) -> Trajectory:
+            with self.console.task("rollout", (rows.stop - rows.start) * algorithm.grid.num_steps) as advance:
+                parts = calls(self.policy, request, cond, size, advance, rows)
+                return collect(parts, algorithm.sampler, stats, trained, config.objective.reduce)
+
+        kept.append(sizes.attempt("rollout", sample, warn))
+        check_rollout(kept[0], where)
+        clock.lap("rollout")
+        images = sizes.attempt("decode", partial(decode, self.adapter, kept[0].latents), warn)
+        try:
+            return score(self.reward, images, request, rows)
+        except NonFiniteReward as error:
+            found = f"{where.text(torch.tensor(error.pictures))}, {error.where}"
+            raise NonFiniteReward(error.what, error.pictures, where=found, fix=error.fix) from None
 
     def _request(self, iteration: int) -> Request:
         config = self.config
         prompts = [self.prompts[i] for i in self.sampler.batch(iteration, config.batch.prompts)]
         return training_request(prompts, config.batch.group_size, config.run.seed, iteration, config.batch.same_noise)
 
-    def _score(self, request: Request, pictures: Tensor, place: Where) -> RewardResult:
-        metadata = [request.prompts[i].metadata for i in request.prompt_index.tolist()]
-        try:
-            result = evaluate(self.reward, pictures, request.texts, metadata)
-        except NonFiniteReward as error:
-            found = f"{place.text(torch.tensor(error.pictures))}, {error.where}"
-            raise NonFiniteReward(error.what, error.pictures, where=found, fix=error.fix) from None
+    def _check(self, result: RewardResult) -> None:
         where = f"reward {', '.join(part.name for part in self.config.reward)}"
         if not result.valid.any():
             raise RewardError(
@@ -172,7 +198,6 @@ class Learner:
                 fix="look at when it sets valid to False",
             )
         self.validity.check(result.valid, where)
-        return result
 
     def _adapt(self, measured: StepGradients, trained: Tensor, events: EventWriter) -> None:
         """Take the measurement into the credit of the iterations to come."""

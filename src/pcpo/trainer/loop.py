@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,10 +23,9 @@ from pcpo.models.loading import adapter_class, wrap_pipeline
 from pcpo.models.lora import add_lora, save_tuned, trainable
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
-from pcpo.observe.events import EventWriter, read_events
-from pcpo.observe.records import RunLog
+from pcpo.observe.events import EventWriter, NoEvents, read_events
 from pcpo.observe.trackers import tracking
-from pcpo.trainer import runfolder
+from pcpo.trainer import distributed, runfolder
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.checkpoint import list_checkpoints, load_newest
 from pcpo.trainer.config import Config
@@ -84,14 +85,16 @@ class PCPOTrainer:
         if model is not None and not isinstance(model, str | Adapter):
             model = wrap_pipeline(model)
         self.config = config = _with_arguments(config, model, reward, prompts)
-        self.folder = runfolder.check_output(config, resume, allow_change)
+        self.runtime = distributed.start(config, reward)
+        self.folder = runfolder.output_folder(config)
+        self.runtime.main(lambda: runfolder.check_output(config, resume, allow_change))
         self.prompts, evaluated = prompt_sets(config)
         kind = model.kind if isinstance(model, Adapter) else adapter_class(read_header(config.model.path)).kind
         check_family(config, kind)
         self.reward, held_out = make_rewards(config, reward, [*self.prompts, *evaluated])
         if config.run.threads:
             torch.set_num_threads(config.run.threads)
-        self.device = model.device if isinstance(model, Adapter) else find_device(config.run.device)
+        self.device = model.device if isinstance(model, Adapter) else self._device()
 
         texts = [prompt.text for prompt in (*self.prompts, *evaluated[: config.evaluation.num_prompts])]
         self.adapter = prepare_adapter(config, model if isinstance(model, Adapter) else None, self.device, texts)
@@ -100,9 +103,12 @@ class PCPOTrainer:
         self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
         self.signals = StopSignals()
         scored = self.signals.stoppable(self.reward)
-        sizes = CallSizes(config)
-        self.evaluator = Evaluator(config, self.adapter, self.algorithm, evaluated, scored, sizes, held_out)
-        self.console = console or Console(quiet, config.train.iterations)
+        rows = self.runtime.share(config.pictures)
+        sizes = CallSizes(config, rows.stop - rows.start)
+        self.evaluator = Evaluator(
+            config, self.adapter, self.algorithm, evaluated, scored, sizes, held_out, self.runtime
+        )
+        self.console = console if console and self.is_main else self._new_console(quiet)
         self.console.on_progress = self.signals.check
         self.state = TrainState(
             trainable(self.adapter.backbone),
@@ -122,13 +128,19 @@ class PCPOTrainer:
             self.state,
             sizes,
             self.console,
+            self.runtime,
         )
-        self.saver = Saver(self.folder, config, self.state, self.console)
-        runfolder.check_space(self.folder, self._space())
+        self.saver = Saver(self.folder, config, self.state, self.console, self.runtime)
+        self.runtime.main(lambda: runfolder.check_space(self.folder, self._space()))
         self._resume = resume
         self._passed_over = self._load(allow_change) if resume else []
         self._known = list_checkpoints(self.saver.parent)
         self.state.mark()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the run folder: the only one, or the first of several."""
+        return self.runtime.is_main
 
     @property
     def pipeline(self) -> Any:
@@ -142,32 +154,52 @@ class PCPOTrainer:
         CheckpointError when the run is done but its last checkpoint could not be saved.
         """
         began = time.perf_counter()
-        with RunLock(self.folder):
-            self._claim()
-            log = self._train(began)
+        with ExitStack() as held:
+            self.runtime.main(lambda: held.enter_context(RunLock(self.folder)) and None)
+            self.runtime.main(self._claim)
+            if not self.state.roll_back():
+                raise NumericError(
+                    "was stopped between two updates of an iteration",
+                    where=str(self.folder),
+                    fix="make a new trainer with resume=True",
+                )
+            self._train(began)
+            before, after = self.runtime.every(self._outcome)[0]
+        return Summary(self.folder, self.state.iteration, before, after, time.perf_counter() - began)
+
+    def _outcome(self) -> tuple[float | None, float | None]:
+        """Rewards of the first and the last evaluation, as the main process knows them."""
         if self.saver.failed is not None:
             raise CheckpointError(
                 f"the run is finished and its weights are saved, but its last checkpoint {self.saver.failed.what}",
                 where=str(self.folder),
                 fix="free space or mend the disk, then run it with --resume",
             )
-        rewards = [event.reward_mean for event in log.evaluations]
-        return Summary(self.folder, self.state.iteration, rewards[0], rewards[-1], time.perf_counter() - began)
+        if not self.is_main:
+            return None, None
+        evaluations = read_events(self.folder / "events.jsonl").evaluations
+        return evaluations[0].reward_mean, evaluations[-1].reward_mean
 
-    def _train(self, began: float) -> RunLog:
-        config = self.config
+    @contextmanager
+    def _log(self) -> Iterator[EventWriter]:
+        if not self.is_main:
+            yield NoEvents()
+            return
+        run = self.config.run
         with (
-            tracking(config.run.tracker, config.name, self.folder) as tracker,
+            tracking(run.tracker, self.config.name, self.folder) as tracker,
             EventWriter(self.folder / "events.jsonl", tracker) as events,
-            self.console,
-            self.signals,
         ):
+            yield events
+
+    def _train(self, began: float) -> None:
+        config = self.config
+        with self._log() as events, self.console, self.signals:
             self._announce(events)
             try:
                 self._iterate(events)
             except Interrupted as error:
-                saved = self.saver.save_border(events)
-                words = f"saved as checkpoint {saved.name}, go on with --resume" if saved else "nothing could be saved"
+                words = self.runtime.every(lambda: self._save_border(events))[0]
                 raise Interrupted(error.number, f"{self.folder}: {words}") from None
             except Exception as error:
                 if self.state.finished:  # its state is worth keeping: a reward may come back
@@ -178,7 +210,7 @@ class PCPOTrainer:
             finally:
                 self._known = list_checkpoints(self.saver.parent)
             with self.state.averaged():
-                save_tuned(self.adapter, self.folder, config.model.tune)
+                self.runtime.main(lambda: save_tuned(self.adapter, self.folder, config.model.tune))
             events.write(
                 "run_end",
                 time=time.time(),
@@ -186,7 +218,11 @@ class PCPOTrainer:
                 reason="finished",
                 seconds=time.perf_counter() - began,
             )
-        return read_events(events.path)
+
+    def _save_border(self, events: EventWriter) -> str:
+        """Save the last finished iteration; returns words that say so."""
+        saved = self.saver.save_border(events)
+        return f"saved as checkpoint {saved.name}, go on with --resume" if saved else "nothing could be saved"
 
     def _iterate(self, events: EventWriter) -> None:
         train, evaluation = self.config.train, self.config.evaluation
@@ -194,7 +230,7 @@ class PCPOTrainer:
             # An iteration that makes one update is not begun or done when that is refused; in the midst of several
             # only a copy leads back.
             self.state.mark(copy=train.updates * train.epochs > 1)
-            self.signals.check()
+            self.runtime.every(self.signals.check)
             last = self.state.iteration == train.iterations
             if last or self.state.iteration % evaluation.every == 0:
                 self._evaluate(events)
@@ -220,12 +256,15 @@ class PCPOTrainer:
                 "was continued by another process in the meantime", where=str(self.folder), fix="resume it again"
             )
         runfolder.claim(self.folder, self.config, self._resume)
-        if not self.state.roll_back():
-            raise NumericError(
-                "was stopped between two updates of an iteration",
-                where=str(self.folder),
-                fix="make a new trainer with resume=True",
-            )
+
+    def _device(self) -> torch.device:
+        return distributed.local_device() if self.runtime.world > 1 else find_device(self.config.run.device)
+
+    def _new_console(self, quiet: bool) -> Console:
+        """The terminal belongs to the main process."""
+        if self.is_main:
+            return Console(quiet, self.config.train.iterations)
+        return Console(True, self.config.train.iterations, file=io.StringIO())
 
     def _space(self) -> int:
         """Bytes that checkpoints (one more than are kept), weights and pictures may still take."""
@@ -271,6 +310,7 @@ class PCPOTrainer:
                 "batch": f"{config.batch.prompts} prompts x {config.batch.group_size} pictures, "
                 f"{config.sampler.steps} steps, {len(algorithm.trained(0))} trained",
                 "output": str(self.folder),
+                **({"processes": self.runtime.world} if self.runtime.world > 1 else {}),
                 **({"resumed": self._resumed()} if self._resume else {}),
             }
         )
@@ -289,7 +329,7 @@ class PCPOTrainer:
             event = self.evaluator.run(self.state.iteration, self.folder, self.console, warn)
             if self.config.evaluation.save:
                 folder = self.folder / "evaluations" / f"{self.state.iteration:06d}"
-                save_tuned(self.adapter, folder, self.config.model.tune)
+                self.runtime.main(lambda: save_tuned(self.adapter, folder, self.config.model.tune))
         self.console.evaluation(events.write("evaluation", **event))
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pcpo.credit.adaptive import signal_and_noise
-from pcpo.trainer.schedule import micro_batches
+from pcpo.trainer.schedule import micro_batches, own_rows
 
 LIMIT = 1 << 27  # numbers in the 2 S rows, 512 MiB; beyond, every n-th coordinate of the gradient stands for all
 
@@ -45,14 +45,18 @@ class StepGradients:
     parameters  what is trained; their .grad must be unset at the start
     pictures    [N] of the minibatch, of two prompt groups at least
     steps       S
+    rows        the pictures that this process holds: `rows` [2, S, n] of all processes add up to those of the minibatch
 
     The gradient that the update accumulates is the same sum, in another order. Memory is 2 S + 2 times the trained
     parameters in float32, up to `LIMIT` numbers.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], pictures: Tensor, steps: int, group_size: int) -> None:
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], pictures: Tensor, steps: int, group_size: int, rows: slice
+    ) -> None:
         self.parameters, self.steps = parameters, steps
         self.halves = split_groups(pictures, group_size)
+        self.own = [own_rows(half, rows) for half in self.halves]
         self.stride = kept_every(parameters, steps)
         self._seen = self._gradient()
         self.rows = self._seen.new_zeros(2, steps, len(self._seen))
@@ -60,9 +64,9 @@ class StepGradients:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Micro-batches of one half and one step each, as `micro_batches` gives them; `take` one before the next."""
-        for number, half in enumerate(self.halves):
+        for number, half in enumerate(self.own):
             self._half = number
-            for part in half.split(size):
+            for part in half.split(size) if len(half) else ():
                 yield from micro_batches(part, self.steps, len(part))
 
     def take(self, positions: Tensor, loss_scale: float = 1.0) -> None:

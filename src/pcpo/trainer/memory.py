@@ -24,11 +24,12 @@ UNITS = {"rollout": "pictures a call", "decode": "pictures a decoding", "micro":
 class CallSizes:
     """How many rows a model call has, by kind: "rollout" and "decode" pictures, "micro" (picture, step) pairs.
 
-    They start as configured, and are halved at most 3 times each; the run keeps what it has come to.
+    They start as configured, or with all `pictures` of this process, and are halved at most 3 times each; the run keeps
+    what it has come to.
     """
 
-    def __init__(self, config: Config) -> None:
-        rollout = config.batch.rollout or config.pictures
+    def __init__(self, config: Config, pictures: int | None = None) -> None:
+        rollout = config.batch.rollout or pictures or config.pictures
         self.configured = {"rollout": rollout, "decode": rollout, "micro": config.batch.micro or rollout}
         self.halvings = dict.fromkeys(self.configured, 0)
 

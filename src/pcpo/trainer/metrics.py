@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pcpo.trainer.distributed import Runtime
 from pcpo.types import LossTerms
 
 
@@ -33,6 +34,14 @@ class Metrics:
         for name, values in other._values.items():
             self._values.setdefault(name, []).extend(values)
 
+    def gather(self, runtime: Runtime) -> None:
+        """Take in the metrics of all processes: the same in each of them."""
+        if runtime.world == 1:
+            return
+        names = sorted({name for part in runtime.every(lambda: sorted(self._values)) for name in part})
+        self._values = {name: [runtime.gather(self._all(name))] for name in names}
+        self._pictures, self._positions = [runtime.gather(self.pictures)], [runtime.gather(self.positions)]
+
     def values(self, name: str) -> Tensor:
         """Every value [n], on its device."""
         return torch.cat(self._values.get(name, [torch.empty(0)]))
@@ -52,8 +61,9 @@ class Metrics:
         return float(self._all(name).mean())
 
     def max_abs(self, name: str) -> float:
-        """Largest magnitude so far."""
-        return float(self._all(name).abs().max())
+        """Largest magnitude so far; 0 when there are no pairs."""
+        values = self._all(name)
+        return float(values.abs().max()) if len(values) else 0.0
 
     def has(self, name: str) -> bool:
         """Whether any micro-batch reported this metric."""

@@ -35,6 +35,11 @@ def default_output(config: Config) -> Path:
     return Path("runs") / f"{config.name}-{config.run.seed}"
 
 
+def output_folder(config: Config) -> Path:
+    """The configured run folder, or the default one."""
+    return Path(config.run.output) if config.run.output else default_output(config)
+
+
 def check_output(config: Config, resume: bool, allow_change: Sequence[str] = ()) -> Path:
     """The run folder that may be used, without touching it.
 
@@ -44,7 +49,7 @@ def check_output(config: Config, resume: bool, allow_change: Sequence[str] = ())
     run and `resume` is off, or there is nothing to resume, the settings of the stored run differ, or it has gone
     further than `train.iterations`. Raises ConfigError when `allow_change` names no setting.
     """
-    folder = Path(config.run.output) if config.run.output else default_output(config)
+    folder = output_folder(config)
     _check_keys(config, allow_change)
     occupied = _is_occupied(folder)
     refuse_if_locked(folder)

@@ -9,16 +9,20 @@ from pcpo.observe.console import Console
 from pcpo.observe.events import EventWriter
 from pcpo.trainer import checkpoint, protocol
 from pcpo.trainer.config import Config
+from pcpo.trainer.distributed import Runtime
 from pcpo.trainer.state import TrainState
 
 
 class Saver:
     """Saves `state` below `folder`/checkpoints. A disk that refuses stops no run: it warns, and `failed` says why.
 
+    Of several processes the main one saves; the state is the same in all of them.
+
     `failed` is the error of the last save, None when that went well.
     """
 
-    def __init__(self, folder: Path, config: Config, state: TrainState, console: Console) -> None:
+    def __init__(self, folder: Path, config: Config, state: TrainState, console: Console, runtime: Runtime) -> None:
+        self.runtime = runtime
         self.folder, self.parent = folder, folder / "checkpoints"
         self.config, self.state, self.console = config, state, console
         self.failed: CheckpointError | None = None
@@ -33,6 +37,8 @@ class Saver:
 
         The log goes to the disk first: it is never behind a checkpoint. Older checkpoints go last.
         """
+        if not self.runtime.is_main:
+            return None
         troubles, path = [], None
         try:
             events.sync()

@@ -52,12 +52,17 @@ def minibatches(pictures: Tensor, updates: int, seed: int, iteration: int, epoch
     return [part for part in pictures.tensor_split(updates) if len(part)]
 
 
+def own_rows(pictures: Tensor, rows: slice) -> Tensor:
+    """Those of the picture indices [N] that are in `rows`, in the same order, counted from its start."""
+    return pictures[(pictures >= rows.start) & (pictures < rows.stop)] - rows.start
+
+
 def micro_batches(pictures: Tensor, num_steps: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(picture index, trained-step position) pairs of a minibatch, at most `size` a model call.
 
     Pairs run step by step over the same pictures, so with `size` equal to the rollout's call the network sees the same
     batches as when sampling, and the first log-ratio is 0 bit for bit.
     """
-    for part in pictures.split(size):
+    for part in pictures.split(size) if len(pictures) else ():
         position = torch.arange(num_steps).repeat_interleave(len(part))
         yield from zip(part.repeat(num_steps).split(size), position.split(size), strict=True)

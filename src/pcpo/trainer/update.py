@@ -12,11 +12,12 @@ from torch.nn.utils import clip_grad_norm_
 
 from pcpo.observe.console import Console
 from pcpo.trainer.config import Config
+from pcpo.trainer.distributed import Runtime
 from pcpo.trainer.guard import Guard, NonFinite, Where, check, check_tensors
 from pcpo.trainer.measure import StepGradients, split_groups
 from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.metrics import Metrics
-from pcpo.trainer.schedule import micro_batches, minibatches
+from pcpo.trainer.schedule import micro_batches, minibatches, own_rows
 from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Update
 
@@ -42,9 +43,23 @@ class Outcome:
 
 
 class Updater:
-    """Makes the optimiser steps of an iteration; `measures` says whether a credit schedule wants gradients of it."""
+    """Makes the optimiser steps of an iteration; `measures` says whether a credit schedule wants gradients of it.
 
-    def __init__(self, config: Config, state: TrainState, guard: Guard, sizes: CallSizes, console: Console) -> None:
+    Of several processes each adds up the gradients of its rows; the sum over the processes, and every decision that
+    depends on a value, is the same in all of them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        state: TrainState,
+        guard: Guard,
+        sizes: CallSizes,
+        console: Console,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self.runtime = runtime or Runtime()
+        self.rows = self.runtime.share(config.pictures)
         self.config, self.state, self.guard, self.sizes, self.console = config, state, guard, sizes, console
         self._warned = False
 
@@ -58,7 +73,7 @@ class Updater:
         """
         train, steps = self.config.train, len(update.trajectory.steps)
         outcome = Outcome(Metrics(steps))
-        with self.console.task("update", len(pictures) * steps * train.epochs) as advance:
+        with self.console.task("update", len(own_rows(pictures, self.rows)) * steps * train.epochs) as advance:
             for epoch in range(train.epochs):
                 parts = minibatches(pictures, train.updates, self.config.run.seed, self.state.iteration, epoch)
                 for number, part in enumerate(parts):
@@ -90,8 +105,13 @@ class Updater:
         advance: Callable[..., None],
         warn: Callable[[str], object],
     ) -> tuple[Metrics, StepGradients | None]:
-        """The gradient of a minibatch, in as many calls as memory asks for."""
+        """The gradient of this process's rows of a minibatch, in as many calls as memory asks for; metrics of all rows.
+
+        The loss is a sum over the rows, divided by the number of pairs in all processes.
+        """
         steps, scaler, done = len(update.trajectory.steps), self.state.scaler, 0
+        own = own_rows(part, self.rows)
+        kept: list[tuple[Metrics, StepGradients | None]] = []
 
         def attempt(size: int) -> tuple[Metrics, StepGradients | None]:
             nonlocal done
@@ -100,24 +120,29 @@ class Updater:
             done, metrics = 0, Metrics(steps)
             gradients = self._measuring(part, steps) if measures else None
             fill = size if gradients is None and size == self.sizes["rollout"] else 0
-            for rows, positions in gradients.batches(size) if gradients else micro_batches(part, steps, size):
+            for rows, positions in gradients.batches(size) if gradients else micro_batches(own, steps, size):
                 out = update.loss(rows, positions, fill)
                 scaler.scale(out.per_step.sum() / (len(part) * steps)).backward()
                 if gradients is not None:
                     gradients.take(positions, scaler.get_scale())
-                metrics.add(out, rows, positions)
+                metrics.add(out, rows + self.rows.start, positions)
                 del out  # its spent graph would hold memory during the next forward pass
                 done += len(rows)
                 advance(len(rows))
             return metrics, gradients
 
-        return self.sizes.attempt("micro", attempt, warn)
+        self.runtime.every(lambda: kept.append(self.sizes.attempt("micro", attempt, warn)))
+        metrics, gradients = kept[0]
+        metrics.gather(self.runtime)
+        if gradients is not None:
+            self.runtime.sum(gradients.rows)
+        return metrics, gradients
 
     def _measuring(self, pictures: Tensor, steps: int) -> StepGradients | None:
         group_size = self.config.batch.group_size
         if len(split_groups(pictures, group_size)) < 2:
             return None
-        return StepGradients(self.state.parameters, pictures, steps, group_size)
+        return StepGradients(self.state.parameters, pictures, steps, group_size, self.rows)
 
     def _step(self, update: Update, metrics: Metrics, where: Where) -> float:
         """Make the optimiser step if everything is finite; returns the norm. Raises NonFinite, gradients dropped."""
@@ -135,6 +160,7 @@ class Updater:
         state = self.state
         if state.ema is not None:
             check_tensors("EMA", state.names, state.ema.shadow_params, where)
+        self.runtime.sum_gradients(state.parameters)
         state.scaler.unscale_(state.optimizer)
         norm = float(clip_grad_norm_(state.parameters, self.config.optim.max_grad_norm))
         can_lower_scale = state.scaler.is_enabled() and state.scaler.get_scale() > 1

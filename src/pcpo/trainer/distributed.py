@@ -1,0 +1,242 @@
+"""This process among those of a run: who does which pictures, and how they meet.
+
+Collectives are few and explicit: outcomes and rewards after every part of an iteration, gradients once per optimiser
+step, metrics once per iteration. Control data goes over gloo, gradients over the device's backend.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pcpo.errors import ConfigError, DistributedError, Interrupted, PCPOError, one_line
+from pcpo.trainer.config import Config
+from pcpo.types import Reward
+
+BUCKET = 1 << 26  # bytes that one all-reduce moves
+PATIENCE = 1800.0  # seconds that a process waits for the others, at least
+REMOTE_DEADLINE = 50.0  # of remote rewards that name none
+Result = TypeVar("Result")
+
+
+class Runtime:
+    """Rank r of `world` processes. This class is the single process; `Processes` are several of them."""
+
+    rank, world = 0, 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes: events, pictures, checkpoints, weights, terminal."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """The contiguous rows of `count` that are this process's; the first processes take one more where uneven."""
+        least, more = divmod(count, self.world)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def every(self, work: Callable[[], Result]) -> list[Result]:
+        """Do `work` in every process and leave together: results in rank order, or the first rank's error everywhere.
+
+        Results must fit JSON where there are several processes.
+        """
+        return [work()]
+
+    def main(self, work: Callable[[], Result]) -> Result | None:
+        """Do `work` in the main process, and leave together; None elsewhere."""
+        done: list[Result] = []
+        self.every(lambda: done.append(work()) if self.is_main else None)
+        return done[0] if done else None
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Rows [n_r, ...] of all processes, on the CPU, in rank order: [sum n_r, ...]."""
+        return value.cpu()
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the processes, the same bits in all of them; may reuse the memory of `value`."""
+        return value
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace every .grad by its sum over the processes."""
+
+    def close(self) -> None:
+        """Leave the others, once all are done."""
+
+
+class Processes(Runtime):
+    """Several processes, connected by torch.distributed, which accelerate has set up."""
+
+    def __init__(self, timeout: timedelta) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self._control = dist.new_group(backend="gloo", timeout=timeout)
+        self.bytes_reduced = 0
+
+    def every(self, work: Callable[[], Result]) -> list[Result]:
+        """As in `Runtime`. Raises DistributedError where another process has failed in a way that is none of ours."""
+        failure: BaseException | None = None
+        outcome: dict[str, Any] = {}
+        try:
+            outcome["result"] = work()
+        except (Exception, Interrupted) as error:
+            failure, outcome["error"] = error, _describe(error)
+        try:
+            outcomes = [json.loads(part.numpy().tobytes()) for part in self._gather(_as_bytes(outcome))]
+        except DistributedError:
+            if failure is not None:
+                raise failure from None
+            raise
+        for rank, other in enumerate(outcomes):
+            if "error" in other:
+                raise failure if failure is not None and rank == self.rank else _rebuild(other["error"], rank)
+        return [other["result"] for other in outcomes]
+
+    def gather(self, value: Tensor) -> Tensor:
+        """As in `Runtime`."""
+        return torch.cat(self._gather(value.detach().cpu().contiguous()))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """As in `Runtime`."""
+        self.bytes_reduced += value.numel() * value.element_size()
+        _meet(lambda: dist.all_reduce(value))
+        return value
+
+    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """As in `Runtime`, in flat buckets. A parameter that no process has a gradient of keeps none."""
+        have = torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
+        wanted = [p for p, count in zip(parameters, self.sum(have).tolist(), strict=True) if count]
+        for bucket in _buckets(wanted):
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
+            total = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
+            for parameter, part in zip(bucket, total.split([p.numel() for p in bucket]), strict=True):
+                parameter.grad = part.view_as(parameter)
+
+    def close(self) -> None:
+        """As in `Runtime`."""
+        dist.destroy_process_group()
+
+    def _gather(self, value: Tensor) -> list[Tensor]:
+        """Tensors [n_r, ...] on the CPU, one per rank."""
+        lengths = [torch.empty(1, dtype=torch.long) for _ in range(self.world)]
+        _meet(lambda: dist.all_gather(lengths, torch.tensor([len(value)]), group=self._control))
+        counts = [int(length) for length in lengths]
+        padded = torch.cat([value, value.new_zeros(max(counts) - len(value), *value.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in range(self.world)]
+        _meet(lambda: dist.all_gather(parts, padded, group=self._control))
+        return [part[:count] for part, count in zip(parts, counts, strict=True)]
+
+
+def start(config: Config, reward: Reward | None = None) -> Runtime:
+    """Join the processes that a launcher has started, or be the only one. Raises ConfigError for what cannot be split.
+
+    `reward` stands in for the configured one.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Runtime()
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedType, InitProcessGroupKwargs
+
+    timeout = collective_timeout(config, reward)
+    on_cpu = config.run.device == "cpu" or not torch.accelerator.is_available()
+    accelerator = Accelerator(
+        cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ConfigError(
+            f"{accelerator.distributed_type.value} shards the model, and this trainer keeps a whole copy per process",
+            where="accelerate",
+            fix="use configs/accelerate/ddp.yaml",
+        )
+    if config.pictures < accelerator.num_processes:
+        raise ConfigError(
+            f"{config.pictures} pictures per iteration for {accelerator.num_processes} processes",
+            where="batch",
+            fix="start fewer processes, or raise batch.prompts or batch.group_size",
+        )
+    return Processes(timeout)
+
+
+def local_device() -> torch.device:
+    """The device of this process, among those that a launcher has started."""
+    from accelerate import PartialState
+
+    return PartialState().device
+
+
+def collective_timeout(config: Config, reward: Reward | None = None) -> timedelta:
+    """How long a process waits for the others: longer than all rewards of an evaluation may take, twice over."""
+    parts = [*(config.reward if reward is None else []), *config.evaluation.rewards]
+    given = [part.options.get("deadline", REMOTE_DEADLINE) for part in parts] + [getattr(reward, "deadline", 0.0)]
+    deadline = sum(seconds for seconds in given if isinstance(seconds, int | float))
+    return timedelta(seconds=max(PATIENCE, 2 * deadline + 600))
+
+
+def _meet(collective: Callable[[], object]) -> None:
+    try:
+        collective()
+    except RuntimeError as error:  # DistBackendError and DistNetworkError are of this class too
+        raise DistributedError(
+            f"another process of this run has ended or does not answer: {one_line(error)}",
+            where=f"process {dist.get_rank()}",
+            fix="look at what the others said first; then go on with --resume",
+        ) from error
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Parameters in order, of one dtype and at most `BUCKET` bytes (or a single one) a bucket."""
+    buckets: list[list[nn.Parameter]] = []
+    room = 0
+    for parameter in parameters:
+        size = parameter.numel() * parameter.element_size()
+        if not buckets or size > room or buckets[-1][0].dtype != parameter.dtype:
+            buckets.append([])
+            room = BUCKET
+        buckets[-1].append(parameter)
+        room -= size
+    return buckets
+
+
+def _as_bytes(record: object) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(record).encode("ascii")), dtype=torch.uint8)
+
+
+def _describe(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, Interrupted):
+        return {"signal": int(error.number)}
+    if isinstance(error, PCPOError):
+        return {"class": type(error).__name__, "what": error.what, "where": error.where, "fix": error.fix}
+    return {"class": type(error).__name__, "what": one_line(error), "foreign": True}
+
+
+def _rebuild(described: dict[str, Any], rank: int) -> BaseException:
+    """The error of another process, as it would be here."""
+    if "signal" in described:
+        return Interrupted(signal.Signals(described["signal"]))
+    where = f"process {rank}"
+    if "foreign" in described:
+        return DistributedError(f"{described['class']}: {described['what']}", where=where, fix="look at what it said")
+    where += f", {described['where']}" if described["where"] else ""
+    kind = _kinds()[described["class"]]
+    error = kind.__new__(kind)  # a class may ask for more, which tells of the other process only
+    PCPOError.__init__(error, described["what"], where=where, fix=described["fix"])
+    return error
+
+
+def _kinds() -> dict[str, type[PCPOError]]:
+    """Our errors by name."""
+    found, new = {}, [PCPOError]
+    while new:
+        kind = new.pop()
+        found[kind.__name__] = kind
+        new += kind.__subclasses__()
+    return found
+
+
+__all__ = ["Processes", "Runtime", "collective_timeout", "local_device", "start"]

@@ -1,0 +1,118 @@
+"""Training by several processes on one machine: forked from a server that has imported everything once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import training
+
+PRELOADED = ["accelerate", "pcpo.trainer.loop", "pcpo.models.stable_diffusion3", "ranks", "training"]
+
+
+def context() -> Any:
+    """Processes that start without importing torch again."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(PRELOADED)
+    return found
+
+
+def launch(world: int, target: Any, *arguments: Any) -> list[Any]:
+    """Start `target(*arguments)` in every rank."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [
+        context().Process(target=_rank, args=(rank, world, port, target, arguments), daemon=True)
+        for rank in range(world)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def finish(processes: list[Any], seconds: float = 120.0) -> list[int | None]:
+    """Exit codes in rank order; None for a process that was still running."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.1, until - time.monotonic()))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def said(settings: dict[str, Any]) -> list[str]:
+    """The errors that the ranks of a run ended with."""
+    output = Path(settings["run"]["output"])
+    return [path.read_text() for path in sorted(output.parent.glob(f"{output.name}.rank*"))]
+
+
+def _rank(rank: int, world: int, port: int, target: Any, arguments: tuple[Any, ...]) -> None:
+    import torch
+
+    from pcpo.errors import Interrupted, PCPOError
+
+    if world > 1:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": str(world)}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    try:
+        target(*arguments)
+    except (PCPOError, Interrupted) as error:
+        output = Path(arguments[0]["run"]["output"])
+        output.with_name(f"{output.name}.rank{rank}").write_text(f"{type(error).__name__}: {error}")
+        sys.stderr.flush()
+        os._exit(error.exit_code)
+
+
+def train(settings: dict[str, Any], resume: bool = False, reward: Any = training.reddish) -> None:
+    """One run, as `pcpo train` does it."""
+    from pcpo.trainer.loop import PCPOTrainer
+
+    trainer = PCPOTrainer(config=settings, reward=reward, resume=resume, quiet=True)
+    trainer.train()
+    trainer.runtime.close()
+
+
+def kill_at(processes: list[Any], number: int, events: Path, lines: int, seconds: float = 60.0) -> None:
+    """Send a signal to one process once the log has so many lines."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with suppress(OSError):
+            if events.read_bytes().count(b"\n") >= lines:
+                break
+        time.sleep(0.002)
+    os.kill(processes[number].pid, signal.SIGKILL)
+
+
+def train_in_double(settings: dict[str, Any], reward: Any = training.reddish) -> None:
+    """The same run with every float32 of model, latents, log-probs and gradients a float64."""
+    import torch
+
+    from pcpo.trainer.collect import Call
+    from pcpo.trainer.loop import PCPOTrainer
+
+    noise = Call.noise
+    Call.noise = lambda call, step: noise(call, step).double()
+    torch.Tensor.float = torch.Tensor.double
+    torch.set_default_dtype(torch.float64)
+    trainer = PCPOTrainer(config=settings, reward=reward, quiet=True)
+    for part in trainer.adapter.parts().values():
+        part.double()
+    trainer.train()
+    assert all(p.dtype == torch.float64 for p in trainer.state.parameters)
+    trainer.runtime.close()
+
+
+def coarse(images: Any, prompts: Any, metadata: Any) -> Any:
+    """Share of the colour values in the upper half: a last bit in a picture seldom matters."""
+    return (images > 127).double().mean((1, 2, 3))
