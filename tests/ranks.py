@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import socket
 import sys
 import time
@@ -83,15 +82,15 @@ def train(settings: dict[str, Any], resume: bool = False, reward: Any = training
     trainer.runtime.close()
 
 
-def kill_at(processes: list[Any], number: int, events: Path, lines: int, seconds: float = 60.0) -> None:
-    """Send a signal to one process once the log has so many lines."""
+def wait_for(events: Path, lines: int, seconds: float = 100.0) -> None:
+    """Return once the log has so many lines."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(OSError):
             if events.read_bytes().count(b"\n") >= lines:
-                break
+                return
         time.sleep(0.002)
-    os.kill(processes[number].pid, signal.SIGKILL)
+    raise TimeoutError(f"{events} has no {lines} lines after {seconds:g} s")
 
 
 def train_in_double(settings: dict[str, Any], reward: Any = training.reddish) -> None:
@@ -116,3 +115,16 @@ def train_in_double(settings: dict[str, Any], reward: Any = training.reddish) ->
 def coarse(images: Any, prompts: Any, metadata: Any) -> Any:
     """Share of the colour values in the upper half: a last bit in a picture seldom matters."""
     return (images > 127).double().mean((1, 2, 3))
+
+
+def fails_in_the_second(images: Any, prompts: Any, metadata: Any) -> Any:
+    """A reward that is broken on one machine."""
+    if os.environ["RANK"] == "1":
+        raise ValueError("no disk left")
+    return training.reddish(images, prompts, metadata)
+
+
+def no_number_in_the_second(images: Any, prompts: Any, metadata: Any) -> Any:
+    """A reward that returns NaN on one machine."""
+    values = training.reddish(images, prompts, metadata)
+    return values * float("nan") if os.environ["RANK"] == "1" else values

@@ -31,6 +31,10 @@ def train(
             "--allow-change", metavar="KEY", help="with --resume: this setting, or section, may differ from the run's"
         ),
     ] = None,
+    launch: Annotated[
+        Path | None,
+        typer.Option("--launch", metavar="FILE", help="train in the processes that this accelerate file names"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="warnings only")] = False,
 ) -> None:
     """Tune a model on a reward: rollouts, rewards, updates, evaluations, and a report.html in the run folder.
@@ -46,6 +50,13 @@ def train(
         settings.append(f"run.seed={seed}")
     config = load_config(source, settings)
 
+    if launch is not None:
+        from pcpo.cli.launch import launch as start
+
+        arguments = [source, *(part for setting in settings for part in ("--set", setting))]
+        arguments += [part for key in allow_change or () for part in ("--allow-change", key)]
+        raise typer.Exit(start(launch, arguments + ["--resume"] * resume + ["--quiet"] * quiet))
+
     from pcpo.trainer.loop import PCPOTrainer
 
     trainer = PCPOTrainer(config=config, resume=resume, quiet=quiet, allow_change=allow_change or ())
@@ -53,6 +64,9 @@ def train(
     from pcpo.observe.report import write_report
 
     summary = trainer.train()
+    trainer.runtime.close()
+    if not trainer.is_main:
+        return
     report = write_report(summary.output)
     trainer.console.summary(
         reward_before=summary.reward_before,
