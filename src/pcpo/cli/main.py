@@ -7,7 +7,7 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import compare, evaluate, export, listing, models, report, rewards, sample, study, train, validate
+from pcpo.cli import compare, evaluate, export, listing, models, plan, report, rewards, sample, study, train, validate
 from pcpo.errors import Interrupted, PCPOError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("validate")(validate.validate)
+app.command("plan")(plan.plan)
 app.command("sample")(sample.sample)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)

@@ -20,6 +20,10 @@ def train(
             help="change one setting, for instance optim.learning_rate=1e-4",
         ),
     ] = None,
+    memory_preset: Annotated[
+        str | None,
+        typer.Option("--memory-preset", metavar="NAME", help="lay the model's settings for 12gb, 16gb, ... on it"),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="run folder", show_default="runs/NAME-SEED")
     ] = None,
@@ -48,7 +52,7 @@ def train(
         settings.append(f"run.output={json.dumps(str(output))}")  # a JSON string is a YAML string
     if seed is not None:
         settings.append(f"run.seed={seed}")
-    config = load_config(source, settings)
+    config = load_config(source, settings, memory_preset)
 
     if launch is not None:
         from pcpo.cli.launch import launch as start

@@ -12,6 +12,10 @@ def validate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="change one setting")
     ] = None,
+    memory_preset: Annotated[
+        str | None,
+        typer.Option("--memory-preset", metavar="NAME", help="lay the model's settings for 12gb, 16gb, ... on it"),
+    ] = None,
 ) -> None:
     """Check settings, prompts, model header, rewards and output folder without loading a model."""
     from pcpo.models.folders import read_header
@@ -21,7 +25,7 @@ def validate(
     from pcpo.trainer.parts import check_family
     from pcpo.trainer.runfolder import check_output
 
-    config = load_config(source, overrides or [])
+    config = load_config(source, overrides or [], memory_preset)
     typer.echo("settings  ok")
     prompts, evaluated = prompt_sets(config)
     typer.echo(f"prompts   ok, {len(prompts)}" + (f", {len(evaluated)} held out" if config.held_out else ""))

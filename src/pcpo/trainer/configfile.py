@@ -16,6 +16,7 @@ from pcpo.errors import ConfigError
 from pcpo.trainer.config import Config
 
 MAX_BYTES = 1 << 20
+MEMORY_FAMILY = "memory_family"  # in a preset: the file of memory presets that go with it
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -68,11 +69,46 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
     return data
 
 
-def read_source(source: str | Path) -> dict[str, Any]:
-    """The raw settings of a preset name or a YAML file.
+def read_source(source: str | Path, memory_preset: str | None = None) -> dict[str, Any]:
+    """The raw settings of a preset name or a YAML file, with those of a memory preset laid on them.
 
-    A file may say `preset: NAME` to start from a preset. Raises ConfigError, naming the nearest preset.
+    A file may say `preset: NAME` to start from a preset, and `memory_preset: NAME` to lay one on that before its own
+    settings. Raises ConfigError, naming the nearest preset.
     """
+    data = _read(source)
+    if memory_preset is not None:
+        data = _with_memory_preset(data, memory_preset, f"memory preset {memory_preset}")
+    data.pop(MEMORY_FAMILY, None)
+    return data
+
+
+def memory_presets(family: str) -> dict[str, Any]:
+    """Memory presets of a model: name, such as 16gb -> the settings that make it fit, or a text why none do."""
+    return parse_yaml((resources.files("pcpo") / "presets/memory" / f"{family}.yaml").read_text("utf-8"), family)
+
+
+def memory_family(source: str | Path) -> str | None:
+    """The model whose memory presets go with a preset or file; None where there are none."""
+    return _read(source).get(MEMORY_FAMILY)
+
+
+def _with_memory_preset(data: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    family = data.get(MEMORY_FAMILY)
+    if family is None:
+        having = [preset for preset in preset_names() if memory_family(preset)]
+        raise ConfigError("goes with a preset of a large model", where=where, fix=f"one of {', '.join(having)}")
+    known = memory_presets(family)
+    if name not in known:
+        raise ConfigError(
+            f"{data.get('name', family)} has none of this name", where=where, fix=f"use one of: {', '.join(known)}"
+        )
+    if not isinstance(known[name], dict):
+        possible = [size for size, settings in known.items() if isinstance(settings, dict)]
+        raise ConfigError(f"does not fit: {known[name]}", where=where, fix=f"there is {', '.join(possible)}")
+    return merge(data, known[name])
+
+
+def _read(source: str | Path) -> dict[str, Any]:
     names = preset_names()
     if str(source) in names:
         text = (resources.files("pcpo") / "presets" / f"{source}.yaml").read_text("utf-8")
@@ -103,12 +139,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _with_base(data: dict[str, Any], where: str) -> dict[str, Any]:
-    base = data.pop("preset", None)
+    base, memory_preset = data.pop("preset", None), data.pop("memory_preset", None)
     if base is None:
+        if memory_preset is not None:
+            raise ConfigError("memory_preset needs a preset to be laid on", where=where, fix="add preset: NAME")
         return data
     if not isinstance(base, str) or base not in preset_names():
         raise ConfigError(f"preset: {base!r} is not a preset{_nearest(str(base), preset_names())}", where=where)
-    return merge(read_source(base), data)
+    below = _read(base)
+    if memory_preset is not None:
+        below = _with_memory_preset(below, str(memory_preset), where)
+    return merge(below, data)
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -142,9 +183,9 @@ def validate(data: dict[str, Any], where: str = "config") -> Config:
         raise ConfigError(explain(error), where=where) from None
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The Config of a preset or file with `--set` overrides laid on it."""
-    return validate(apply_overrides(read_source(source), overrides), str(source))
+def load_config(source: str | Path, overrides: Sequence[str] = (), memory_preset: str | None = None) -> Config:
+    """The Config of a preset or file, with a memory preset and then `--set` overrides laid on it."""
+    return validate(apply_overrides(read_source(source, memory_preset), overrides), str(source))
 
 
 def dump_config(config: Config) -> str:

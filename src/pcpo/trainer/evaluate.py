@@ -141,13 +141,14 @@ def gradient_share(
     pictures: int,
     group_size: int,
     runtime: Runtime,
+    size: int,
 ) -> dict[str, Any]:
     """Norm, signal and variance of the loss gradient of every trained step by itself, at the sampling policy.
 
-    Takes the pictures with the largest advantages, and two backward passes a step: one for each half of their prompt
-    groups. signal and variance are those of the mean over these pictures, the credit included (`signal_and_noise`):
-    the signals add up to an estimate of the squared norm of the expected gradient, the variances to its noise. Fields
-    of the gradient_share event.
+    Takes the pictures with the largest advantages, and two gradients a step, one for each half of their prompt groups,
+    in calls of at most `size` pictures. signal and variance are those of the mean over these pictures, the credit
+    included (`signal_and_noise`): the signals add up to an estimate of the squared norm of the expected gradient, the
+    variances to its noise. Fields of the gradient_share event.
 
     advantage [B] is that of all pictures; `update` holds those of this process.
     """
@@ -157,7 +158,9 @@ def gradient_share(
     counts = [len(half) for half in halves]
     own = runtime.share(len(advantage))
     rows = [
-        runtime.sum(torch.stack([_gradient(update, own_rows(half, own), len(half), step) for step in range(steps)]))
+        runtime.sum(
+            torch.stack([_gradient(update, own_rows(half, own), len(half), step, size) for step in range(steps)])
+        )
         for half in halves
     ]
     mean = torch.stack([row * (count / len(chosen)) for row, count in zip(rows, counts, strict=True)]).sum(0)
@@ -174,12 +177,14 @@ def gradient_share(
     }
 
 
-def _gradient(update: Update, pictures: Tensor, count: int, position: int) -> Tensor:
+def _gradient(update: Update, pictures: Tensor, count: int, position: int, size: int) -> Tensor:
     """Gradient of one step's loss over pictures, summed and divided by `count`, [n] coordinates kept."""
     parameters = [p for _, p in trainable(update.policy.adapter.backbone)]
     stride = kept_every(parameters, len(update.trajectory.steps))
-    if not len(pictures):
-        return flat([torch.zeros_like(p) for p in parameters], stride)
-    out = update.loss(pictures, torch.full((len(pictures),), position))
-    gradients = torch.autograd.grad(out.per_step.sum() / count, parameters, allow_unused=True)
-    return flat([torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)], stride)
+    total = flat([torch.zeros_like(p) for p in parameters], stride)
+    for part in pictures.split(size) if len(pictures) else ():
+        out = update.loss(part, torch.full((len(part),), position))
+        gradients = torch.autograd.grad(out.per_step.sum() / count, parameters, allow_unused=True)
+        found = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+        total += flat(found, stride)
+    return total

@@ -88,7 +88,7 @@ class Learner:
         else:
             if config.evaluation.credit_probe and state.iteration % config.evaluation.every == 0:
                 probe, group_size = config.evaluation.credit_probe, config.batch.group_size
-                share = gradient_share(update, advantage, probe, group_size, self.runtime)
+                share = gradient_share(update, advantage, probe, group_size, self.runtime, self.sizes["micro"])
                 events.write("gradient_share", iteration=state.iteration, **share)
                 clock.lap("probe")
             measures = self.algorithm.adaptive is not None and state.iteration % config.credit.every == 0

@@ -37,7 +37,7 @@ def prepare_adapter(
     else:
         adapter.use_precision(dtype, full=full)
         adapter.offload = offload
-    _save_memory(config, adapter)
+    save_memory(config, adapter)
     if run.embedding_cache is not None:
         encoders = [
             part for name, part in adapter.pipe.components.items() if name.startswith(("text_enc", "tokenizer"))
@@ -51,7 +51,7 @@ def prepare_adapter(
     return adapter
 
 
-def _save_memory(config: Config, adapter: Adapter) -> None:
+def save_memory(config: Config, adapter: Adapter) -> None:
     """diffusers' own switches. Raises ConfigError where a part does not have one."""
     model, run = config.model, config.run
     vae, backbone = adapter.pipe.vae, adapter.unwrapped

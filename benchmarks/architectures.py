@@ -1,0 +1,23 @@
+"""Published architectures as pipeline folders without weights, for plans that need no download.
+
+The JSON files beside this one hold facts of the public model cards: classes, widths, layers, heads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent / "architectures"
+NAMES = tuple(sorted(path.stem for path in HERE.glob("*.json")))
+
+
+def write_folder(name: str, folder: Path) -> Path:
+    """Write an architecture as a pipeline folder whose weight files are empty; `pcpo plan --no-probe` reads it."""
+    for file, content in json.loads((HERE / f"{name}.json").read_text("utf-8")).items():
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content), "utf-8")
+        if file.endswith("/config.json"):
+            (path.parent / "model.safetensors").touch()
+    return folder
