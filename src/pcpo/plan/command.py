@@ -53,7 +53,7 @@ def make_plan(config: Config, *, memory: float | None = None, run_probe: bool = 
     # where the simulation says that the model is far too large, loading it would only bring the machine down
     if run_probe and (limit is None or plan.peak < 2 * limit):
         measured = probe(config, model.counts, prompts, find_device(config.run.device))
-        plan = estimate(model, total, measured.activations)
+        plan = estimate(model, total, measured.activations, next(iter(plan.resident.values())))
     advice = advise(config, total, limit) if limit is not None and not fits(plan, limit) else []
     return Plan(config, model.counts, plan, measured, limit, advice)
 
@@ -77,7 +77,7 @@ def show(plan: Plan, echo: Callable[[str], None]) -> None:
         ("model calls, sampling", counts.rollout_calls, run * counts.rollout_calls),
         ("model calls, training", counts.update_calls, run * counts.update_calls),
         ("model calls, reference", counts.reference_calls, run * counts.reference_calls),
-        ("model calls, evaluation", "", counts.evaluations * (counts.evaluation_calls + counts.probe_calls)),
+        ("model calls, evaluation", "", counts.measuring_calls),
         ("optimiser steps", counts.optimiser_steps, run * counts.optimiser_steps),
     ]
     for name, one, all_ in rows:

@@ -52,7 +52,12 @@ class Counts:
     def run_calls(self) -> int:
         """Model calls of the whole run."""
         each = self.rollout_calls + self.update_calls + self.reference_calls
-        return self.iterations * each + self.evaluations * (self.evaluation_calls + self.probe_calls)
+        return self.iterations * each + self.measuring_calls
+
+    @property
+    def measuring_calls(self) -> int:
+        """Model calls of all evaluations and credit probes; the last evaluation has no rollout to probe."""
+        return self.evaluations * self.evaluation_calls + (self.evaluations - 1) * self.probe_calls
 
 
 def count(config: Config, trained_steps: int, prompts: int) -> Counts:

@@ -115,22 +115,24 @@ def _simulated(settings: str) -> Activations:
     config = validate(json.loads(settings))
     simulation = Simulation(config, skeleton(config))
     lines = [
-        Line.through((1, call(1)), (2, call(2)))
-        for call in (simulation.forward, simulation.update, simulation.decode)
+        Line.through((1, call(1)), (2, call(2))) for call in (simulation.forward, simulation.update, simulation.decode)
     ]
     return Activations(*lines)
 
 
 def planned_device(config: Config) -> str:
-    """"cpu" or the kind of accelerator that the plan is for; one that is asked for need not be there."""
+    """ "cpu" or the kind of accelerator that the plan is for; one that is asked for need not be there."""
     if config.run.device != "auto":
         return config.run.device
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found.type if found else "cpu"
 
 
-def estimate(model: Model, prompts: int, measured: Activations | None = None) -> MemoryPlan:
-    """The memory of a run on `prompts` prompts in all; its activations are simulated where they were not measured."""
+def estimate(model: Model, prompts: int, measured: Activations | None = None, process: int | None = None) -> MemoryPlan:
+    """The memory of a run on `prompts` prompts in all; its activations are simulated where they were not measured.
+
+    process: bytes that are there before any tensor; None: those of this process, or of a CUDA context.
+    """
     config, adapter, counts = model.config, model.adapter, model.counts
     device = planned_device(config)
     calls = measured or model.activations
@@ -139,7 +141,7 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None) ->
     trained = sum(p.numel() for _, p in trainable(adapter.unwrapped))
     weights = _weights(config, adapter)
     encoders, backbone, vae = ({k: v for k, v in weights.items() if k[1] == role} for role in ("text", "net", "vae"))
-    resident = {"CUDA context" if device != "cpu" else "Python and libraries": _process(device)}
+    resident = {"CUDA context" if device != "cpu" else "Python and libraries": process or _process(device)}
     resident |= {_label(key): size for key, size in backbone.items()}
     idle = {**encoders, **vae}
     host = {_label(key): size for key, size in idle.items()} if offload else {}
@@ -169,9 +171,7 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None) ->
     phases = {
         "rollout": trajectory | {"activations, sampling": scaled(calls.sampling, counts.rollout_size)},
         "decoding": trajectory | moved | {"activations, VAE": scaled(calls.decoding, counts.rollout_size)},
-        "update": trajectory
-        | gradients
-        | {"activations, training": scaled(calls.training, counts.update_size)},
+        "update": trajectory | gradients | {"activations, training": scaled(calls.training, counts.update_size)},
         "optimiser step": trajectory | gradients | {"AdamW's working memory": 4 * trained * (device != "cpu")},
     }
     if counts.rollout_calls > config.sampler.steps:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,12 @@ from torch.utils.checkpoint import checkpoint
 
 from pcpo.errors import ModelError, one_line
 from pcpo.models.base import Adapter, Conditioning
+from pcpo.models.device import find_precision
 from pcpo.models.folders import has_weights, read_header, resolve
 from pcpo.models.loading import adapter_class
 from pcpo.models.lora import add_lora
 from pcpo.trainer.config import Config
-from pcpo.trainer.model import PRECISIONS, save_memory
+from pcpo.trainer.model import save_memory
 
 META = torch.device("meta")
 SD3_TEXT, FLUX_TEXT, SANA_TEXT, QWEN_TEXT = 256, 512, 300, 1024  # the pipelines' own max_sequence_length
@@ -36,7 +39,8 @@ def skeleton(config: Config) -> Adapter:
     adapter = adapter_class(header)(pipe, META, model.resolution, model.max_sequence_length)
     # nothing computes on it, so that autocast lets meta tensors pass: DeviceRules casts as an accelerator would
     adapter.device = torch.device("cpu")
-    adapter.use_precision(PRECISIONS[config.run.precision], full=model.tune == "full")
+    with _quiet("diffusers.models.modeling_utils"):  # it advises against casting an empty list of modules
+        adapter.use_precision(find_precision(config.run.precision), full=model.tune == "full")
     save_memory(config.model_copy(update={"model": model.model_copy(update={"attention_backend": None})}), adapter)
     if model.tune == "lora":
         add_lora(adapter, model.lora.rank, model.lora.alpha, model.lora.targets)
@@ -115,9 +119,23 @@ _SHAPES: dict[str, Callable[[Adapter, int | None], dict[str, tuple[int, ...]]]] 
 }
 
 
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Inside, a logger says errors only."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @functools.lru_cache(maxsize=4)
 def _pipeline(source: str, path: str) -> Any:
     """The pipeline object of a header: networks on the meta device, a real scheduler, no tokenizers."""
+    # its advice to install torchvision is not for our users: pictures go through Pillow
+    logging.getLogger("transformers.utils.import_utils").setLevel(logging.ERROR)
     import diffusers
 
     header = read_header(path)
