@@ -17,7 +17,7 @@ from pcpo.plan.counts import count
 from pcpo.plan.memory import GIB, estimate, model_of
 from pcpo.plan.skeleton import conditioning, skeleton
 from pcpo.trainer.configfile import apply_overrides, load_config, memory_presets, validate
-from training import settings
+from training import run, settings
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from architectures import NAMES, write_folder
@@ -126,12 +126,12 @@ def test_a_plan_without_a_probe_reads_no_weight(folders, tmp_path, monkeypatch):
 def test_the_command(folders, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(f"preset: pcpo_sd\nmodel: {{path: {folders['sd']}}}\nbatch: {{prompts: 2, group_size: 2}}\n")
-    run = CliRunner()
-    done = run.invoke(app, ["plan", str(path), "--set", "sampler.steps=3"])
+    runner = CliRunner()
+    done = runner.invoke(app, ["plan", str(path), "--set", "sampler.steps=3"])
     assert done.exit_code == 0, done.output
     for words in ("on cpu", "measured", "time without the reward", "Python and libraries", "fits in"):
         assert words in done.output
-    done = run.invoke(app, ["plan", str(path), "--no-probe", "--memory", "0.5", "-s", "run.device=cuda"])
+    done = runner.invoke(app, ["plan", str(path), "--no-probe", "--memory", "0.5", "-s", "run.device=cuda"])
     assert done.exit_code == 1 and "does not fit in 512.0 MiB" in done.output
 
 
@@ -218,3 +218,10 @@ def test_the_estimate_on_an_accelerator(trainer, changes):
     it.train()
     plan = estimate(model_of(it.config), 3, process=1)
     assert torch.cuda.max_memory_allocated() == pytest.approx(plan.peak, rel=0.15)
+
+
+def test_the_credit_probe_does_not_depend_on_the_size_of_its_calls(trainer):
+    whole = trainer("sd", output="whole", evaluation={"credit_probe": 6}, batch={"rollout": 6})
+    split = trainer("sd", output="split", evaluation={"credit_probe": 6}, batch={"rollout": 6, "micro": 2})
+    (one,), (two,) = (run(it).gradient_share for it in (whole, split))
+    assert two.norm == pytest.approx(one.norm, rel=1e-4) and two.variance == pytest.approx(one.variance, rel=1e-3)
