@@ -77,7 +77,8 @@ class StepOutput:
 class Trajectory:
     """What a rollout leaves for the update, float32.
 
-    x_t, noise, prediction_old  [B, S, ...]   state before the step, the noise drawn in it, the sampling policy's output
+    x_t, noise                  [B, S, ...]   state before the step, the noise drawn in it
+    prediction_old              [B, S, ...]   the sampling policy's output; None where it is replayed in the update
     log_prob                    [B, S]        reduced as configured
     steps                       [S]           indices into the grid
     latents                     [B, ...]      the final state, to be decoded
@@ -86,7 +87,7 @@ class Trajectory:
 
     x_t: Tensor
     noise: Tensor
-    prediction_old: Tensor
+    prediction_old: Tensor | None
     log_prob: Tensor
     steps: Tensor
     latents: Tensor

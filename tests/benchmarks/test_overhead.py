@@ -11,7 +11,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 FILE = Path(__file__).parents[2] / "benchmarks/overhead.py"
-SMALL = ["batch.prompts=2", "batch.group_size=3", "sampler.steps=4", "model.lora.rank=2"]  # no call is left half full
+SMALL = ["batch.prompts=2", "batch.group_size=3", "sampler.steps=4", "model.lora.rank=2"]
+SMALL += ["train.select=all", "train.fraction=1"]  # so that no call is left half full
 
 
 @pytest.fixture(scope="module")

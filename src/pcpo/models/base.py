@@ -297,6 +297,18 @@ class Adapter(ABC):
         """Keep a frozen copy of the backbone as the reference of a full fine-tuning."""
         self._frozen_copy = copy.deepcopy(self.unwrapped).requires_grad_(False)
 
+    def compile(self) -> None:
+        """Let torch compile the backbone at its next call, block by block where diffusers knows what is repeated.
+
+        Sampling and training use the same code, so the first log-ratio of a rollout stays 0.
+        """
+        module: Any
+        for module in (self.unwrapped, self._frozen_copy):
+            if module is not None and getattr(module, "_repeated_blocks", None):
+                module.compile_repeated_blocks()
+            elif module is not None:
+                module.compile()
+
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Inside, predictions come from the model before tuning: LoRA off, or the frozen copy."""

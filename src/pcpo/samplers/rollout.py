@@ -27,25 +27,28 @@ def rollout(
     prompt_index: Tensor | None = None,
     reduce: str = "mean",
     on_step: Callable[[int], None] | None = None,
+    keep_prediction: bool = True,
 ) -> Trajectory:
     """Sample B pictures from x_T [B, ...] and keep what the update needs of the trained steps.
 
     predict(x [B, ...], i [B]) -> prediction [B, ...]; noise_at(step) -> [B, ...], asked for stochastic steps
     only; trained_steps [S] increasing indices into `stats` (all T steps); prompt_index [B] (None: all of one
-    prompt); on_step(i) after each step. Raises ConfigError if a trained step does not exist or draws no
-    noise.
+    prompt); on_step(i) after each step; keep_prediction False leaves prediction_old None. Raises ConfigError if
+    a trained step does not exist or draws no noise.
     """
     steps = trained_steps.cpu()
     _check_trained(steps, stats)
     kept = (len(x_T), len(steps), *x_T.shape[1:])
-    x_t, noise, prediction_old = x_T.new_empty(kept), x_T.new_empty(kept), x_T.new_empty(kept)
-    log_prob = x_T.new_empty(kept[:2])
+    x_t, noise, log_prob = x_T.new_empty(kept), x_T.new_empty(kept), x_T.new_empty(kept[:2])
+    prediction_old = x_T.new_empty(kept) if keep_prediction else None
     slot = {int(step): s for s, step in enumerate(steps)}
     latents = x_T
     for i, x, pred, z, out in _walk(predict, sampler, stats, x_T, noise_at, reduce):
         if i in slot:
             s = slot[i]
-            x_t[:, s], noise[:, s], prediction_old[:, s], log_prob[:, s] = x, z, pred, out.log_prob
+            x_t[:, s], noise[:, s], log_prob[:, s] = x, z, out.log_prob
+            if prediction_old is not None:
+                prediction_old[:, s] = pred
         latents = out.x_next
         if on_step is not None:
             on_step(i)

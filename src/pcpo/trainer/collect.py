@@ -109,7 +109,9 @@ def calls(
     return [Call(policy, request, cond, slice(start, min(start + size, rows.stop)), advance) for start in starts]
 
 
-def collect(parts: list[Call], sampler: Sampler, stats: StepStats, trained: Tensor, reduce: str) -> Trajectory:
+def collect(
+    parts: list[Call], sampler: Sampler, stats: StepStats, trained: Tensor, reduce: str, keep_prediction: bool = True
+) -> Trajectory:
     """Sample the pictures of all calls and keep what the update needs of the trained steps."""
     done = [
         rollout(
@@ -122,13 +124,19 @@ def collect(parts: list[Call], sampler: Sampler, stats: StepStats, trained: Tens
             prompt_index=call.prompt_index,
             reduce=reduce,
             on_step=call.on_step,
+            keep_prediction=keep_prediction,
         )
         for call in parts
     ]
     if len(done) == 1:
         return done[0]
-    names = ("x_t", "noise", "prediction_old", "log_prob", "latents", "prompt_index")
-    return Trajectory(steps=done[0].steps, **{n: torch.cat([getattr(part, n) for part in done]) for n in names})
+    rows: list[dict[str, Any]] = [dict(vars(part)) for part in done]
+    steps = done[0].steps
+    del done
+    # field by field, each taken from the parts as it is joined: the trajectory is not held twice
+    names = [name for name, value in rows[0].items() if isinstance(value, Tensor) and name != "steps"]
+    joined: dict[str, Any] = {name: torch.cat([row.pop(name) for row in rows]) for name in names}
+    return Trajectory(**{"prediction_old": None, "steps": steps, **joined})
 
 
 def check_rollout(trajectory: Trajectory, where: Where) -> None:

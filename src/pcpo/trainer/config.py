@@ -159,6 +159,11 @@ class TrainSettings(Section):
         description="which stochastic steps are trained: all, the first ones, a random set, a random window",
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for first, random and window")
+    replay: bool = Field(
+        False,
+        description="compute old predictions again in the update instead of storing them: a third less trajectory; "
+        "free with one update per rollout, else one more model call per pair",
+    )
     filter: Literal["none", "zero_std"] = Field("none", description="zero_std: skip groups with equal rewards")
     max_invalid: float = Field(
         0.05, ge=0, le=1, description="stop when the reward leaves out more than this share of the pictures"
@@ -218,6 +223,9 @@ class RunSettings(Section):
     vae_slicing: bool = Field(False, description="decode one picture at a time: less memory")
     vae_tiling: bool = Field(False, description="decode large pictures in tiles: less memory, faint seams")
     embedding_cache: str | None = Field(None, description="folder for encoded prompts, shared by runs; null: in memory")
+    compile: bool = Field(
+        False, description="torch.compile the backbone, for sampling and training alike: the first iteration is slow"
+    )
     tracker: Literal["none", "tensorboard", "wandb", "trackio"] = Field("none", description="also log scalars there")
     threads: int | None = Field(None, ge=1, description="CPU threads; null: torch's choice")
     checkpoint_every: int = Field(10, ge=1, description="iterations between checkpoints")

@@ -30,7 +30,7 @@ from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.scoring import joined, score
 from pcpo.trainer.state import TrainState
-from pcpo.trainer.step import Policy, Update
+from pcpo.trainer.step import Policy, SampledWeights, Update
 from pcpo.trainer.update import Outcome, Updater
 from pcpo.trainer.validity import ValidityGuard
 from pcpo.types import Reward, RewardResult, Trajectory
@@ -152,6 +152,7 @@ class Learner:
             objective=self.objective,
             objective_settings=config.objective,
             penalty=config.kl,
+            sampled=self._sampled(),
         )
         return update, pictures, flat
 
@@ -172,7 +173,8 @@ class Learner:
         def sample(size: int) -> Trajectory:
             with self.console.task("rollout", (rows.stop - rows.start) * algorithm.grid.num_steps) as advance:
                 parts = calls(self.policy, request, cond, size, advance, rows)
-                return collect(parts, algorithm.sampler, stats, trained, config.objective.reduce)
+                keep = not config.train.replay
+                return collect(parts, algorithm.sampler, stats, trained, config.objective.reduce, keep)
 
         kept.append(sizes.attempt("rollout", sample, warn))
         check_rollout(kept[0], where)
@@ -183,6 +185,10 @@ class Learner:
         except NonFiniteReward as error:
             found = f"{where.text(torch.tensor(error.pictures))}, {error.where}"
             raise NonFiniteReward(error.what, error.pictures, where=found, fix=error.fix) from None
+
+    def _sampled(self) -> SampledWeights | None:
+        train = self.config.train
+        return SampledWeights(self.state.parameters) if train.replay and train.updates * train.epochs > 1 else None
 
     def _request(self, iteration: int) -> Request:
         config = self.config

@@ -100,6 +100,8 @@ class PCPOTrainer:
         self.adapter = prepare_adapter(config, model if isinstance(model, Adapter) else None, self.device, texts)
         self.algorithm = build_algorithm(config, self.adapter)
         self._choose_parameters()
+        if config.run.compile:
+            self.adapter.compile()
         self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
         self.signals = StopSignals()
         scored = self.signals.stoppable(self.reward)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pcpo.credit import StepCredit
 from pcpo.models.base import Adapter, Conditioning
@@ -47,9 +48,33 @@ class Policy:
         return self.grid.timesteps[i.cpu()].to(x.device, x.dtype)
 
 
+class SampledWeights:
+    """A copy of the trained parameters as they sampled, for a replay after they have changed."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = parameters
+        self.copies = [p.detach().clone() for p in parameters]
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Inside, the model is the sampling policy."""
+        current = [p.data for p in self.parameters]
+        for parameter, copy in zip(self.parameters, self.copies, strict=True):
+            parameter.data = copy
+        try:
+            yield
+        finally:
+            for parameter, data in zip(self.parameters, current, strict=True):
+                parameter.data = data
+
+
 @dataclass
 class Update:
-    """All that the pairs of one rollout share. `credit` and `stats` have one row per trained step [S]."""
+    """All that the pairs of one rollout share. `credit` and `stats` have one row per trained step [S].
+
+    Where the trajectory has no old predictions they are replayed: by the weights that `sampled`, or without them, in
+    an iteration of one update, by taking the prediction itself.
+    """
 
     policy: Policy
     trajectory: Trajectory
@@ -60,6 +85,7 @@ class Update:
     objective: Callable[[StepTerms], LossTerms]
     objective_settings: ObjectiveSettings
     penalty: PenaltySettings
+    sampled: SampledWeights | None = None
 
     def loss(self, pictures: Tensor, positions: Tensor, fill: int = 0) -> LossTerms:
         """Loss of N pairs [N], not reduced, with metrics [N]; pictures, positions: LongTensor [N] on the CPU.
@@ -76,8 +102,12 @@ class Update:
         called = run.x_t[pictures[rows].to(device), positions[rows].to(device)]
         step, index = run.steps[positions[rows]], run.prompt_index[pictures[rows].to(device)]
         b, s = pictures.to(device), positions.to(device)
-        old = run.prediction_old[b, s]
+        replayed = self._replayed(called, step, index)
         prediction = self.policy(called, step, self.cond, index)[:count]
+        if run.prediction_old is not None:
+            old = run.prediction_old[b, s]
+        else:
+            old = prediction.detach() if replayed is None else replayed[:count]
         ratio = log_ratio(
             prediction - old,
             run.noise[b, s],
@@ -97,3 +127,11 @@ class Update:
         difference = prediction - self.policy.reference(called, step, self.cond, index)[:count]
         kl = PENALTIES[self.penalty.form](difference, self.stats[positions], settings.reduce)
         return LossTerms(out.per_step + self.penalty.beta * kl, {**out.metrics, "kl_ref": kl.detach()})
+
+    @torch.no_grad()
+    def _replayed(self, x: Tensor, step: Tensor, index: Tensor) -> Tensor | None:
+        """The sampling policy's predictions anew; None where they are stored, or are those of the policy as it is."""
+        if self.trajectory.prediction_old is not None or self.sampled is None:
+            return None
+        with self.sampled.restored():
+            return self.policy(x, step, self.cond, index)
