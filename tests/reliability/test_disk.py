@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import statistics
+import time
 from collections import namedtuple
 
 import pytest
+import torch
 
 from faults import REFUSALS, count_calls, refused_at
 from pcpo.errors import CheckpointError, RunFolderError
 from pcpo.observe.events import EventWriter, read_events
-from pcpo.trainer import checkpoint
+from pcpo.trainer import checkpoint, protocol
+from pcpo.trainer.loop import PCPOTrainer
 from snapshots import is_right, save, snapshot
-from training import SMALL, same, weights
+from training import SMALL, merge, reddish, same, weights
 
 
 def names(folder):
@@ -155,3 +160,40 @@ def test_events_that_are_lost_in_the_end_are_an_error(tmp_path):
     writer._file = Refusing(writer._file)
     with pytest.raises(RunFolderError, match=r"last events could not be written .No space"), writer:
         writer.write("warning", message="one")
+
+
+@pytest.mark.slow
+@pytest.mark.reliability
+def test_what_a_checkpoint_costs(tmp_path, measured):
+    """Time of the processor and of the disk for the LoRA of an embedded model, median of twenty."""
+    it = PCPOTrainer(model="emoji-sd", reward=reddish, config=merge(SMALL, {"run": {"output": str(tmp_path / "run")}}))
+    for parameter in it.state.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    it.state.step()
+    config, costs, fsync, synced = it.config.model_dump(mode="json"), [], os.fsync, [0.0]
+
+    def timed(descriptor):
+        began = time.perf_counter()
+        fsync(descriptor)
+        synced[0] += time.perf_counter() - began
+
+    os.fsync = timed
+    try:
+        for iteration in range(1, 22):
+            it.state.iteration, synced[0] = iteration, 0.0
+            wall, processor = time.perf_counter(), time.process_time()
+            checkpoint.save(tmp_path / "checkpoints", it.state.snapshot(config))
+            protocol.retire(tmp_path / "checkpoints", 2)
+            costs.append((time.process_time() - processor, time.perf_counter() - wall - synced[0], synced[0]))
+    finally:
+        os.fsync = fsync
+    cpu, beyond, disk = (statistics.median(column) for column in zip(*costs, strict=True))
+    size = sum(path.stat().st_size for path in (tmp_path / "checkpoints/000021").iterdir())
+    measured(
+        "cost_of_a_checkpoint",
+        bytes=size,
+        processor_milliseconds=1e3 * cpu,
+        wall_milliseconds_beyond_fsync=1e3 * beyond,
+        fsync_milliseconds=1e3 * disk,
+    )
+    assert cpu < 0.05

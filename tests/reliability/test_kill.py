@@ -176,8 +176,11 @@ def test_a_damaged_newest_checkpoint_is_passed_over_with_one_warning_and_kept(tr
     damaged.write_bytes(damaged.read_bytes()[:-1])
     resumed = trainer(output=ram / "run", resume=True, **changes)
     assert resumed.state.iteration == 2
+    assert damaged.is_file()  # nothing is touched before the run is begun
     resumed.train()
     assert same(weights(resumed), weights(straight))
     log = read_events(ram / "run/events.jsonl")
-    assert [w.split(": ")[0] for w in log.warnings] == ["resumed from checkpoint 000002, for newer ones are not valid"]
+    assert [w.split(": ")[0] for w in log.warnings] == [
+        "resumed from checkpoint 000002, for newer ones are not valid (kept as .bad)"
+    ]
     assert (ram / "run/checkpoints/000003.bad/weight.safetensors").is_file() and newest(ram / "run") == 3

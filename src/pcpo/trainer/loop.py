@@ -258,6 +258,7 @@ class PCPOTrainer:
                 "was continued by another process in the meantime", where=str(self.folder), fix="resume it again"
             )
         runfolder.claim(self.folder, self.config, self._resume)
+        runfolder.put_aside([Path(error.where) for error in self._passed_over])
 
     def _device(self) -> torch.device:
         return distributed.local_device() if self.runtime.world > 1 else find_device(self.config.run.device)
@@ -318,7 +319,7 @@ class PCPOTrainer:
         )
         if self._passed_over:
             newest = "; ".join(f"{Path(error.where).name} {error.what}" for error in self._passed_over)
-            self.saver.warn(events, f"resumed {self._resumed()}, for newer ones are not valid: {newest}")
+            self.saver.warn(events, f"resumed {self._resumed()}, for newer ones are not valid (kept as .bad): {newest}")
         self._resume, self._passed_over = True, []  # the folder is this trainer's from now on
 
     def _resumed(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pcpo.data.files import write_text_atomic
@@ -108,13 +109,26 @@ def claim(folder: Path, config: Config, resume: bool) -> None:
     """
     if not resume:
         _refuse_occupied(folder, _is_occupied(folder))
-    try:
+    with _tidying(folder):
         protocol.sweep(folder / "checkpoints")
+    create(folder, config)
+
+
+def put_aside(damaged: Sequence[Path]) -> None:
+    """Rename damaged checkpoints, so that they are not taken for kept ones. Raises RunFolderError."""
+    for folder in damaged:
+        with _tidying(folder):
+            protocol.put_aside(folder)
+
+
+@contextmanager
+def _tidying(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise RunFolderError(
-            f"left-over files cannot be removed ({error.strerror})", where=str(folder), fix="check permissions"
+            f"cannot be tidied ({error.strerror})", where=str(folder), fix="check permissions"
         ) from error
-    create(folder, config)
 
 
 def create(folder: Path, config: Config) -> None:
