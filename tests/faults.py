@@ -6,10 +6,13 @@ import contextlib
 import errno
 import itertools
 import os
+import pathlib
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +26,23 @@ CALLS = ("mkdir", "open", "write", "fsync", "close", "rename", "unlink", "rmdir"
 def watched(before: Callable[..., Any]) -> Iterator[None]:
     """Inside, `before(name, call, args, kwargs)` stands in for each of `CALLS`; it makes the call itself, or not."""
     real = {name: getattr(os, name) for name in CALLS}
+    accessor = getattr(pathlib, "_normal_accessor", None)  # Python 3.10's pathlib keeps the calls there
     for name, call in real.items():
-        setattr(os, name, lambda *args, _name=name, _call=call, **kwargs: before(_name, _call, args, kwargs))
+        stand_in = partial(_stand_in, before, name, call)
+        setattr(os, name, stand_in)
+        if hasattr(accessor, name):
+            setattr(accessor, name, stand_in)
     try:
         yield
     finally:
         for name, call in real.items():
             setattr(os, name, call)
+            if hasattr(accessor, name):
+                delattr(accessor, name)
+
+
+def _stand_in(before: Callable[..., Any], name: str, call: Any, *args: Any, **kwargs: Any) -> Any:
+    return before(name, call, args, kwargs)
 
 
 def count_calls(work: Callable[[], object]) -> list[str]:
@@ -87,7 +100,9 @@ def fork(work: Callable[[], object]) -> int:
     """Run `work` in a child and return its pid. Its exit code is that of the command line; 99 after a failure."""
     sys.stdout.flush()
     sys.stderr.flush()
-    pid = os.fork()
+    with warnings.catch_warnings():  # torch has idle threads, about which Python 3.12 warns
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
     if pid:
         return pid
     code = 99
@@ -165,6 +180,7 @@ class Recorder:
 
 
 Tree = dict[str, bytes | None]  # path below the root -> bytes of a file, None for a folder
+Numbered = tuple[int, tuple[Any, ...]]  # a log entry with its place
 
 
 def crash_states(recorder: Recorder, length: int) -> Iterator[Tree]:
@@ -174,38 +190,47 @@ def crash_states(recorder: Recorder, length: int) -> Iterator[Tree]:
     that keeps the order of changes to one name. A file that was not synced may be empty, half written, full of zeros,
     or whole.
     """
-    log = recorder.log[:length]
     data: dict[int, bytes] = {}
-    pending: dict[int, list[tuple[Any, ...]]] = {}
-    durable: list[tuple[Any, ...]] = []
+    pending: dict[int, list[Numbered]] = {}
+    durable: list[Numbered] = []
     unsynced: set[int] = set()
     kinds: dict[int, str] = {recorder.root: "mkdir"}
-    for entry in log:
+    names: dict[tuple[int, str], int] = {}
+    removed: dict[int, int] = {}
+    for number, entry in enumerate(recorder.log[:length]):
         kind = entry[0]
         if kind == "write":
             data[entry[1]] = data.get(entry[1], b"") + entry[2]
             unsynced.add(entry[1])
         elif kind == "fsync":
             unsynced.discard(entry[1])
-            durable += pending.pop(entry[1], [])
+            synced = pending.pop(entry[1], [])
+            durable += synced
+            for place, _ in synced:
+                pending.pop(removed.get(place, -1), None)  # what changed in a folder that is gone
         else:
             if kind in ("mkdir", "create"):
                 kinds[entry[3]] = kind
                 data.setdefault(entry[3], b"")
-            pending.setdefault(entry[1], []).append(entry)
+                names[entry[1], entry[2]] = entry[3]
+            elif kind == "rename":
+                names[entry[1], entry[3]] = names.pop((entry[1], entry[2]))
+            else:
+                removed[number] = names.pop((entry[1], entry[2]))
+            pending.setdefault(entry[1], []).append((number, entry))
     per_folder = [list(_parts(entries)) for entries in pending.values()]
     contents = [[(inode, variant) for variant in _variants(data[inode])] for inode in sorted(unsynced)]
     for parts in itertools.product(*per_folder):
         for variants in itertools.product(*contents):
-            entries = durable + [entry for part in parts for entry in part]
-            yield _tree(recorder.root, sorted(entries, key=log.index), kinds, {**data, **dict(variants)})
+            entries = sorted(itertools.chain(durable, *parts))
+            yield _tree(recorder.root, [entry for _, entry in entries], kinds, {**data, **dict(variants)})
 
 
-def _parts(entries: list[tuple[Any, ...]]) -> Iterator[list[tuple[Any, ...]]]:
+def _parts(entries: list[Numbered]) -> Iterator[list[Numbered]]:
     """Subsets of a folder's pending changes that hold, for each name, the earlier changes to it too."""
     for chosen in itertools.product((True, False), repeat=len(entries)):
         missing: set[str] = set()
-        for entry, taken in zip(entries, chosen, strict=True):
+        for (_, entry), taken in zip(entries, chosen, strict=True):
             names = {entry[2], entry[3]} if entry[0] == "rename" else {entry[2]}
             if taken and names & missing:
                 break

@@ -56,7 +56,7 @@ def _prepared_calls(ram, keep):
 
 
 @pytest.mark.parametrize(
-    "saves", [2, pytest.param(4, marks=[pytest.mark.slow, pytest.mark.reliability])], ids="{} saves".format
+    "saves", [2, pytest.param(3, marks=[pytest.mark.slow, pytest.mark.reliability])], ids="{} saves".format
 )
 def test_writes_that_were_not_synced_are_dropped(ram, measured, saves):
     """Every state in which a power cut may leave the disk during saves that keep one checkpoint."""
