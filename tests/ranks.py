@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
 import os
 import socket
@@ -128,3 +130,43 @@ def no_number_in_the_second(images: Any, prompts: Any, metadata: Any) -> Any:
     """A reward that returns NaN on one machine."""
     values = training.reddish(images, prompts, metadata)
     return values * float("nan") if os.environ["RANK"] == "1" else values
+
+
+def train_counted(settings: dict[str, Any]) -> None:
+    """A run that writes what its iterations cost, to OUTPUT.costR.json: backbone rows, bytes reduced and kept."""
+    import torch
+
+    from pcpo.trainer.loop import PCPOTrainer
+
+    trainer = PCPOTrainer(config=settings, reward=training.reddish, quiet=True)
+    counted = {"sampled": 0, "trained": 0, "reduced": 0, "trajectory": 0, "seconds": 0.0}
+    iterate, update = trainer.learner.run, trainer.learner.updater.run
+
+    def count(module: Any, args: Any, kwargs: Any) -> None:
+        counted["trained" if torch.is_grad_enabled() else "sampled"] += len(args[0] if args else kwargs["sample"])
+
+    def iteration(events: Any) -> None:
+        before, began = getattr(trainer.runtime, "bytes_reduced", 0), time.perf_counter()
+        hook = trainer.adapter.unwrapped.register_forward_pre_hook(count, with_kwargs=True)
+        iterate(events)
+        hook.remove()
+        counted["reduced"] += getattr(trainer.runtime, "bytes_reduced", 0) - before
+        counted["seconds"] += time.perf_counter() - began
+
+    def updating(given: Any, *arguments: Any, **named: Any) -> Any:
+        run = given.trajectory
+        counted["trajectory"] = sum(t.nbytes for t in (run.x_t, run.noise, run.prediction_old, run.latents))
+        return update(given, *arguments, **named)
+
+    trainer.learner.run, trainer.learner.updater.run = iteration, updating
+    trainer.train()
+    shape = {
+        "trained_steps": len(trainer.algorithm.trained(0)),
+        "latent": math.prod(trainer.adapter.latent_shape),
+        "parameters": sum(p.numel() for p in trainer.state.parameters),
+        "tensors": len(trainer.state.parameters),
+    }
+    output = Path(settings["run"]["output"])
+    record = json.dumps({**counted, "shape": shape})
+    output.with_name(f"{output.name}.cost{trainer.runtime.rank}.json").write_text(record)
+    trainer.runtime.close()

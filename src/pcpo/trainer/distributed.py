@@ -22,6 +22,7 @@ from pcpo.trainer.config import Config
 from pcpo.types import Reward
 
 BUCKET = 1 << 26  # bytes that one all-reduce moves
+PRESENCE_BYTES = 4  # per parameter: whether a process has a gradient of it, in float32
 PATIENCE = 1800.0  # seconds that a process waits for the others, at least
 REMOTE_DEADLINE = 50.0  # of remote rewards that name none
 Result = TypeVar("Result")

@@ -1,0 +1,70 @@
+"""What an iteration costs: rows through the backbone, bytes that processes exchange, bytes that a rollout keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pcpo.trainer.config import Config
+from pcpo.trainer.distributed import PRESENCE_BYTES
+
+FLOAT = 4  # bytes of latents, LoRA and tuned weights
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one iteration, for the process with most pictures.
+
+    pictures    sampled by it
+    sampled     rows through the backbone without gradient, in the rollout
+    reference   and those of the model before tuning, for a KL penalty or credit.apply=lambda
+    trained     rows forward and backward; about three times the work of a sampled one
+    reduced     bytes that it hands to all-reduce; a ring sends and receives 2 (R - 1) / R of them
+    trajectory  bytes of latents, noises and predictions kept from the rollout to the updates
+    """
+
+    pictures: int
+    sampled: int
+    reference: int
+    trained: int
+    reduced: int
+    trajectory: int
+
+    @property
+    def work(self) -> int:
+        """Rows in units of one forward pass."""
+        return self.sampled + self.reference + 3 * self.trained
+
+    def seconds(self, row: float, bandwidth: float, world: int) -> float:
+        """Predicted time: `row` seconds per forward row, all-reduce over a ring of `bandwidth` bytes per second.
+
+        Decoding and rewards come on top.
+        """
+        return row * self.work + 2 * (world - 1) / world * self.reduced / bandwidth
+
+
+def iteration_cost(
+    config: Config, *, trained_steps: int, latent: int, parameters: int, tensors: int, world: int = 1
+) -> Cost:
+    """The cost of one iteration by `world` processes.
+
+    trained_steps S; latent: numbers D in one picture's latents; parameters: trained numbers, in so many tensors.
+    Calls that are filled up to the rollout's shape, where the shares do not divide, are not counted.
+    """
+    pictures = -(-config.pictures // world)
+    rows = 2 if config.sampler.guidance_scale > 1 else 1
+    mixed = config.credit.apply == "lambda"  # every prediction mixes in one of the model before tuning
+    sampled = pictures * config.sampler.steps * rows
+    trained = pictures * trained_steps * config.train.epochs * rows
+    referred = (config.kl.form != "none") + mixed
+    updates = config.train.updates * config.train.epochs
+    return Cost(
+        pictures=pictures,
+        sampled=sampled,
+        reference=sampled * mixed + trained * referred,
+        trained=trained,
+        reduced=updates * (FLOAT * parameters + PRESENCE_BYTES * tensors) if world > 1 else 0,
+        trajectory=pictures * (3 * trained_steps + 1) * latent * FLOAT,
+    )
+
+
+__all__ = ["Cost", "iteration_cost"]
