@@ -84,6 +84,19 @@ def train(settings: dict[str, Any], resume: bool = False, reward: Any = training
     trainer.runtime.close()
 
 
+def train_split(settings: dict[str, Any]) -> None:
+    """A run whose frozen weights are split, as accelerate's launcher asks for it."""
+    from pcpo.trainer.loop import PCPOTrainer
+
+    os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    trainer = PCPOTrainer(config=settings, reward=training.reddish, quiet=True)
+    frozen = [p for p in trainer.adapter.unwrapped.parameters() if not p.requires_grad]
+    held = sum(p.to_local().numel() for p in frozen)
+    assert held <= 0.55 * sum(p.numel() for p in frozen)
+    trainer.train()
+    trainer.runtime.close()
+
+
 def wait_for(events: Path, lines: int, seconds: float = 100.0) -> None:
     """Return once the log has so many lines."""
     until = time.monotonic() + seconds

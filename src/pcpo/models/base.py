@@ -246,11 +246,16 @@ class Adapter(ABC):
         """Guided prediction [N, ...] from the two halves."""
         return empty + scale * (prompt - empty)
 
-    def call(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        """One backbone call under the configured autocast, float32 out; timesteps stay so: bf16 cannot count them."""
+    def place(self) -> nn.Module:
+        """The backbone, on its device."""
         if not self._placed:
             self.backbone.to(self.device)
             self._placed = True
+        return self.backbone
+
+    def call(self, x: Tensor, timestep: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """One backbone call under the configured autocast, float32 out; timesteps stay so: bf16 cannot count them."""
+        self.place()
         inputs = x
         if self.autocast is not None:
             inputs, cond = x.to(self.autocast), {name: value.to(self.autocast) for name, value in cond.items()}

@@ -17,7 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pcpo.errors import ConfigError, DistributedError, Interrupted, PCPOError, one_line
+from pcpo.errors import ConfigError, DistributedError, Interrupted, MemoryLimitError, PCPOError, one_line
+from pcpo.models.base import Adapter
 from pcpo.trainer.config import Config
 from pcpo.types import Reward
 
@@ -32,6 +33,7 @@ class Runtime:
     """Rank r of `world` processes. This class is the single process; `Processes` are several of them."""
 
     rank, world = 0, 1
+    sharded = False
 
     @property
     def is_main(self) -> bool:
@@ -68,17 +70,34 @@ class Runtime:
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace every .grad by its sum over the processes."""
 
+    def shard(self, adapter: Adapter) -> None:
+        """Split the frozen weights over the processes, where the launcher asks for it."""
+
     def close(self) -> None:
         """Leave the others, once all are done."""
 
 
 class Processes(Runtime):
-    """Several processes, connected by torch.distributed, which accelerate has set up."""
+    """Several processes, connected by torch.distributed, which accelerate has set up.
 
-    def __init__(self, timeout: timedelta) -> None:
-        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+    With `sharded`, frozen weights are split by FSDP2 (what is trained is not: a LoRA is small). Every model call is
+    then a collective, so all processes must make as many.
+    """
+
+    def __init__(self, timeout: timedelta, *, sharded: bool = False) -> None:
+        self.rank, self.world, self.sharded = dist.get_rank(), dist.get_world_size(), sharded
         self._control = dist.new_group(backend="gloo", timeout=timeout)
         self.bytes_reduced = 0
+
+    def share(self, count: int) -> slice:
+        """As in `Runtime`. Raises ConfigError where sharded processes would not get as many each."""
+        if self.sharded and count % self.world:
+            raise ConfigError(
+                f"{count} pictures for {self.world} processes, which must make as many model calls each",
+                where="FSDP",
+                fix="make batch.prompts * batch.group_size and the evaluation's pictures multiples of the processes",
+            )
+        return super().share(count)
 
     def every(self, work: Callable[[], Result]) -> list[Result]:
         """As in `Runtime`. Raises DistributedError where another process has failed in a way that is none of ours."""
@@ -87,6 +106,8 @@ class Processes(Runtime):
         try:
             outcome["result"] = work()
         except (Exception, Interrupted) as error:
+            if self.sharded and (not isinstance(error, PCPOError | Interrupted) or isinstance(error, MemoryLimitError)):
+                raise  # perhaps amid a model call, where the others wait: they end when this process does
             failure, outcome["error"] = error, _describe(error)
         try:
             outcomes = [json.loads(part.numpy().tobytes()) for part in self._gather(_as_bytes(outcome))]
@@ -119,6 +140,21 @@ class Processes(Runtime):
             for parameter, part in zip(bucket, total.split([p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
+    def shard(self, adapter: Adapter) -> None:
+        """As in `Runtime`."""
+        if not self.sharded:
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        module = adapter.place()
+        mesh = init_device_mesh(adapter.device.type, (self.world,))
+        trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
+        blocks = set(getattr(module, "_no_split_modules", None) or ())
+        for part in reversed(list(module.modules())):  # inner ones first; the model itself comes last
+            if part is module or type(part).__name__ in blocks:
+                fully_shard(part, mesh=mesh, ignored_params=trained)
+
     def close(self) -> None:
         """As in `Runtime`."""
         dist.destroy_process_group()
@@ -149,19 +185,41 @@ def start(config: Config, reward: Reward | None = None) -> Runtime:
     accelerator = Accelerator(
         cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise ConfigError(
-            f"{accelerator.distributed_type.value} shards the model, and this trainer keeps a whole copy per process",
+            "DeepSpeed ZeRO splits the optimiser of what is trained, and this trainer keeps it whole in every process",
             where="accelerate",
-            fix="use configs/accelerate/ddp.yaml",
+            fix="use configs/accelerate/ddp.yaml, or fsdp2.yaml to split frozen weights",
         )
+    if sharded:
+        _check_sharded(config)
     if config.pictures < accelerator.num_processes:
         raise ConfigError(
             f"{config.pictures} pictures per iteration for {accelerator.num_processes} processes",
             where="batch",
             fix="start fewer processes, or raise batch.prompts or batch.group_size",
         )
-    return Processes(timeout)
+    return Processes(timeout, sharded=sharded)
+
+
+def _check_sharded(config: Config) -> None:
+    """Raise ConfigError for what FSDP2 cannot do here."""
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("only version 2 of FSDP is known", where="accelerate", fix="set fsdp_version: 2")
+    reasons = {
+        "model.tune": ("lora", config.model.tune, "frozen weights are split, and a full fine-tuning has none"),
+        "evaluation.credit_probe": (0, config.evaluation.credit_probe, "processes would not make as many model calls"),
+        "credit.schedule": ("fixed", _is_fixed(config), "processes would not make as many model calls"),
+    }
+    for where, (wanted, found, reason) in reasons.items():
+        if wanted != found:
+            fix = f"use {wanted}, or configs/accelerate/ddp.yaml"
+            raise ConfigError(f"{found} does not go with FSDP: {reason}", where=where, fix=fix)
+
+
+def _is_fixed(config: Config) -> str:
+    return "adaptive" if config.credit.schedule == "adaptive" else "fixed"
 
 
 def local_device() -> torch.device:

@@ -102,16 +102,18 @@ class PCPOTrainer:
         self._choose_parameters()
         if config.run.compile:
             self.adapter.compile()
+        self.runtime.shard(self.adapter)
         self.advantages = Advantages(config.advantage, config.reward_mix, self.reward.weights)
         self.signals = StopSignals()
         scored = self.signals.stoppable(self.reward)
         rows = self.runtime.share(config.pictures)
-        sizes = CallSizes(config, rows.stop - rows.start)
+        sizes = CallSizes(config, rows.stop - rows.start, **({"limit": 0} if self.runtime.sharded else {}))
         self.evaluator = Evaluator(
             config, self.adapter, self.algorithm, evaluated, scored, sizes, held_out, self.runtime
         )
         self.console = console if console and self.is_main else self._new_console(quiet)
-        self.console.on_progress = self.signals.check
+        if not self.runtime.sharded:  # there the processes meet in every model call, and only in between may one stop
+            self.console.on_progress = self.signals.check
         self.state = TrainState(
             trainable(self.adapter.backbone),
             config.optim,

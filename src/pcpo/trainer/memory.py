@@ -24,11 +24,12 @@ UNITS = {"rollout": "pictures a call", "decode": "pictures a decoding", "micro":
 class CallSizes:
     """How many rows a model call has, by kind: "rollout" and "decode" pictures, "micro" (picture, step) pairs.
 
-    They start as configured, or with all `pictures` of this process, and are halved at most 3 times each; the run keeps
-    what it has come to.
+    They start as configured, or with all `pictures` of this process, and are halved at most `limit` times each; the
+    run keeps what it has come to.
     """
 
-    def __init__(self, config: Config, pictures: int | None = None) -> None:
+    def __init__(self, config: Config, pictures: int | None = None, limit: int = HALVINGS) -> None:
+        self.limit = limit
         rollout = config.batch.rollout or pictures or config.pictures
         self.configured = {"rollout": rollout, "decode": rollout, "micro": config.batch.micro or rollout}
         self.halvings = dict.fromkeys(self.configured, 0)
@@ -54,11 +55,11 @@ class CallSizes:
             release()
             warn(
                 f"out of memory with {size} {UNITS[kind]}: {self[kind]} from now on, with the same result "
-                f"(halving {self.halvings[kind]} of at most {HALVINGS})"
+                f"(halving {self.halvings[kind]} of at most {self.limit})"
             )
 
     def _halve(self, kind: str, reason: str) -> None:
-        if self[kind] == 1 or self.halvings[kind] == HALVINGS:
+        if self[kind] == 1 or self.halvings[kind] == self.limit:
             raise MemoryLimitError(
                 f"out of memory with {self[kind]} {UNITS[kind]}, after {self.halvings[kind]} halvings ({reason})",
                 where=kind,

@@ -57,6 +57,12 @@ def own_rows(pictures: Tensor, rows: slice) -> Tensor:
     return pictures[(pictures >= rows.start) & (pictures < rows.stop)] - rows.start
 
 
+def count_calls(pictures: int, num_steps: int, size: int) -> int:
+    """How many pairs of tensors `micro_batches` gives."""
+    whole, rest = divmod(pictures, size)
+    return whole * num_steps + -(-rest * num_steps // size)
+
+
 def micro_batches(pictures: Tensor, num_steps: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(picture index, trained-step position) pairs of a minibatch, at most `size` a model call.
 

@@ -17,7 +17,7 @@ from pcpo.trainer.guard import Guard, NonFinite, Where, check, check_tensors
 from pcpo.trainer.measure import StepGradients, split_groups
 from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.metrics import Metrics
-from pcpo.trainer.schedule import micro_batches, minibatches, own_rows
+from pcpo.trainer.schedule import count_calls, micro_batches, minibatches, own_rows
 from pcpo.trainer.state import TrainState
 from pcpo.trainer.step import Update
 
@@ -129,6 +129,9 @@ class Updater:
                 del out  # its spent graph would hold memory during the next forward pass
                 done += len(rows)
                 advance(len(rows))
+            for _ in range(self._idle_calls(part, steps, size)):
+                none = torch.zeros(1, dtype=torch.long)
+                (update.loss(none, none, fill).per_step.sum() * 0).backward()
             return metrics, gradients
 
         self.runtime.every(lambda: kept.append(self.sizes.attempt("micro", attempt, warn)))
@@ -137,6 +140,15 @@ class Updater:
         if gradients is not None:
             self.runtime.sum(gradients.rows)
         return metrics, gradients
+
+    def _idle_calls(self, part: Tensor, steps: int, size: int) -> int:
+        """Model calls that another process makes more, where all must make as many."""
+        if not self.runtime.sharded:
+            return 0
+        length = self.rows.stop - self.rows.start
+        shares = torch.bincount(part // length, minlength=self.runtime.world).tolist()
+        counts = [count_calls(share, steps, size) for share in shares]
+        return max(counts) - counts[self.runtime.rank]
 
     def _measuring(self, pictures: Tensor, steps: int) -> StepGradients | None:
         group_size = self.config.batch.group_size
