@@ -16,7 +16,7 @@ class Cost:
 
     pictures    sampled by it
     sampled     rows through the backbone without gradient, in the rollout
-    reference   and those of the model before tuning, for a KL penalty or credit.apply=lambda
+    reference   and in the updates: the model before tuning (KL penalty, credit.apply=lambda), and old predictions replayed
     trained     rows forward and backward; about three times the work of a sampled one
     reduced     bytes that it hands to all-reduce; a ring sends and receives 2 (R - 1) / R of them
     trajectory  bytes of latents, noises and predictions kept from the rollout to the updates
@@ -55,15 +55,15 @@ def iteration_cost(
     mixed = config.credit.apply == "lambda"  # every prediction mixes in one of the model before tuning
     sampled = pictures * config.sampler.steps * rows
     trained = pictures * trained_steps * config.train.epochs * rows
-    referred = (config.kl.form != "none") + mixed
-    updates = config.train.updates * config.train.epochs
+    updates, replay = config.train.updates * config.train.epochs, config.train.replay
+    referred = (config.kl.form != "none") + mixed + (replay and updates > 1) * (1 + mixed)
     return Cost(
         pictures=pictures,
         sampled=sampled,
         reference=sampled * mixed + trained * referred,
         trained=trained,
         reduced=updates * (FLOAT * parameters + PRESENCE_BYTES * tensors) if world > 1 else 0,
-        trajectory=pictures * (3 * trained_steps + 1) * latent * FLOAT,
+        trajectory=pictures * ((3 - replay) * trained_steps + 1) * latent * FLOAT,
     )
 
 
