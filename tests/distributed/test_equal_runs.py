@@ -58,9 +58,13 @@ def test_several_processes_make_the_run_of_one_in_float64(folders, tmp_path, wor
     assert difference(tuned(one, 3), tuned(more, 3)) < 1e-12
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_several_processes_make_the_run_of_one_in_float32(folders, tmp_path, world):
-    one, more = (settings(folders, tmp_path / name) for name in ("one", "more"))
+FULL = {"model": {"tune": "full"}, "optim": {"learning_rate": 1e-5, "ema_decay": 0.9}}
+RUNS = [(2, {}), pytest.param(4, {}, marks=pytest.mark.slow), pytest.param(2, FULL, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("world", "changes"), RUNS)
+def test_several_processes_make_the_run_of_one_in_float32(folders, tmp_path, world, changes):
+    one, more = (settings(folders, tmp_path / name, **changes) for name in ("one", "more"))
     alone, together = (run(n, ranks.train, config, False, ranks.coarse) for n, config in ((1, one), (world, more)))
     for a, b in zip(curves(alone), curves(together), strict=True):
         assert a == pytest.approx(b, abs=1e-6)

@@ -16,7 +16,7 @@ class Cost:
 
     pictures    sampled by it
     sampled     rows through the backbone without gradient, in the rollout
-    reference   and in the updates: the model before tuning (KL penalty, credit.apply=lambda), and old predictions replayed
+    reference   the same, of the model before tuning (KL penalty, credit.apply=lambda) and of replayed old predictions
     trained     rows forward and backward; about three times the work of a sampled one
     reduced     bytes that it hands to all-reduce; a ring sends and receives 2 (R - 1) / R of them
     trajectory  bytes of latents, noises and predictions kept from the rollout to the updates
