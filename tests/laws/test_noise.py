@@ -11,9 +11,9 @@ from pcpo.samplers.noise import INITIAL, latent_noise, noise_batch
 pictures = st.lists(st.tuples(st.text(max_size=8), st.integers(0, 10**6)), min_size=1, max_size=6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(pictures, st.randoms(use_true_random=False), st.integers(0, 2**40), st.integers(INITIAL, 60))
-def test_independent_of_batch_and_order(batch, random, seed, step):
+def test_independent_of_batch_order_and_rank(batch, random, seed, step):
     prompts, samples = zip(*batch, strict=True)
     whole = noise_batch(seed, prompts, samples, step, (4, 3))
     order = list(range(len(batch)))
@@ -21,6 +21,11 @@ def test_independent_of_batch_and_order(batch, random, seed, step):
     shuffled = noise_batch(seed, [prompts[i] for i in order], [samples[i] for i in order], step, (4, 3))
     assert torch.equal(shuffled, whole[order])
     assert torch.equal(noise_batch(seed, prompts[:1], samples[:1], step, (4, 3))[0], whole[0])
+    ranks = random.randint(1, 3)
+    for rank in range(ranks):  # every process draws its own rows
+        mine = slice(rank, None, ranks)
+        if prompts[mine]:
+            assert torch.equal(noise_batch(seed, prompts[mine], samples[mine], step, (4, 3)), whole[mine])
 
 
 def test_every_argument_counts():

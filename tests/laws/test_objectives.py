@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pcpo.objectives import OBJECTIVES, make_objective
+from pcpo.objectives.ratio import log_ratio
 from pcpo.objectives.surrogates import hinge, log_hinge, matching, ppo_clip, ratio, reinforce
 from pcpo.types import StepTerms
 
@@ -115,3 +116,26 @@ def test_micro_batches_add_up_to_the_full_batch(name):
     parts = sum(gradient(slice(i, i + 5)) for i in range(0, 12, 5))
     torch.testing.assert_close(parts, full, rtol=1e-12, atol=1e-15)
     assert full.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("size", [1e4, -1e4])
+def test_a_huge_log_ratio_leaves_loss_gradient_and_metrics_finite(name, size):
+    """Through the Gaussian step as well: predictions so far apart that log rho is +-1e4."""
+    noise = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
+    for quadratic in (True, False):
+        # along the noise: log rho = -(w a + w^2 a^2 / 2) mean(z^2); to raise it to 1e4 the noise must be large too
+        scale = 1.0 if quadratic and size < 0 else 1e3
+        z = scale * noise
+        weight = torch.ones(2)
+        power = float(z.square().mean())
+        a = -1 + (1 - 2 * size / power) ** 0.5 if quadratic else -size / power
+        diff = (a * z).requires_grad_(True)
+        log_rho = log_ratio(diff, z, weight, quadratic=quadratic)
+        assert float(log_rho.detach().mean()) == pytest.approx(size, rel=1e-3)
+        for advantage in (5.0, -5.0, 0.0):
+            terms = StepTerms(log_rho, torch.full((2,), advantage), torch.ones(2))
+            out = make_objective(name, XI)(terms)
+            (gradient,) = torch.autograd.grad(out.per_step.sum(), diff, retain_graph=True)
+            assert out.per_step.isfinite().all() and gradient.isfinite().all(), (quadratic, advantage)
+            assert all(value.isfinite().all() for value in out.metrics.values())

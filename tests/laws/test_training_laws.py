@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from pcpo.trainer.configfile import merge
+from pcpo.trainer.loop import PCPOTrainer
 from pcpo.types import RewardResult
-from training import FAMILIES, SILENT, constant, first_gradient, reddish, run, same, weights
+from training import FAMILIES, SILENT, constant, figures, first_gradient, reddish, run, same, settings, weights
 
 
 def relative(a, b):
@@ -22,6 +24,74 @@ def test_the_first_log_ratio_of_every_rollout_is_zero(trainer, family):
     log = run(trainer(family, train={"iterations": 3}))
     assert [event.ratio_error for event in log.iterations] == [0.0] * 3
     assert all(event.grad_norm > 0 for event in log.iterations)
+
+
+@pytest.mark.parametrize("updates", [2, 3, 6])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_zero_for_every_number_of_updates(trainer, family, updates):
+    """A minibatch is a subset of the rollout's rows, and its calls have the rollout's shape all the same."""
+    log = run(trainer(family, train={"updates": updates}, kl={"form": "exact", "beta": 0.1}))
+    assert log.iterations[0].ratio_error == 0.0 and not log.warnings
+
+
+@pytest.mark.parametrize("name, family", [("emoji-sd", "sd"), ("emoji-sd3", "sd3")])
+def test_it_is_zero_on_the_embedded_models(tmp_path, name, family):
+    changes = {"sampler": {"steps": 2}, "train": {"updates": 3}, "evaluation": {"steps": 1}}
+    base = settings(family, name, tmp_path / "run", **changes)
+    it = PCPOTrainer(config={**base, "model": {"path": name}}, reward=reddish, quiet=True)
+    log = run(it)
+    assert log.iterations[0].ratio_error == 0.0 and not log.warnings
+
+
+def meddling(it):
+    """A reward that moves a trained weight between rollout and update, where nothing should."""
+
+    def reward(images, prompts, metadata):
+        with torch.no_grad():
+            it.state.parameters[-1].add_(0.05)
+        return reddish(images, prompts, metadata)
+
+    return reward
+
+
+def test_a_first_log_ratio_that_is_not_zero_is_told_once_with_its_causes(trainer):
+    it = trainer(train={"iterations": 2})
+    it.learner.reward = meddling(it)
+    log = run(it)
+    (warning,) = log.warnings
+    assert f"is {log.iterations[0].ratio_error:.2g} at the most, and should be 0" in warning
+    assert "LoRA scale" in warning and "attention kernel" in warning
+    assert "TF32" not in warning and "dropout" not in warning  # not on a CPU, and not so
+
+
+def test_dropout_is_named_as_the_likely_cause(trainer):
+    it = trainer()
+    dropout = next(m for m in it.adapter.unwrapped.modules() if isinstance(m, nn.Dropout))
+    dropout.p = 0.5
+    dropout.train()
+    assert "likely causes: dropout or batch norm in training mode" in run(it).warnings[0]
+
+
+MICRO = {"batch": {"prompts": 2, "group_size": 2, "rollout": 4}, "sampler": {"steps": 2}}  # eight pairs
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_one_times_eight_is_eight_times_one(trainer, double, family):
+    """Eight pairs in 1, 2, 4 and 8 calls, float64: the order of a sum is all that differs."""
+
+    def gradient(size):
+        return first_gradient(double(trainer(family, **merge(MICRO, {"batch": {"micro": size}}))))
+
+    whole = gradient(8)
+    for size in (4, 2, 1):
+        part = gradient(size)
+        assert relative(part, whole) < 1e-12
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_in_float32_too_but_for_rounding(trainer, family):
+    whole, *parts = (first_gradient(trainer(family, **merge(MICRO, {"batch": {"micro": n}}))) for n in (8, 4, 2, 1))
+    assert max(relative(part, whole) for part in parts) < 1e-4
 
 
 @pytest.mark.parametrize("family", ["sd", "sd3"])
@@ -48,15 +118,15 @@ def test_a_picture_does_not_depend_on_the_rollouts_batch(trainer, double, family
 
 
 @pytest.mark.parametrize("family", ["sd", "sd3"])
-def test_the_same_seed_gives_the_same_weights_bit_for_bit(trainer, family):
+def test_the_same_seed_gives_the_same_weights_and_log_bit_for_bit(trainer, family):
     changes = {"train": {"iterations": 2, "updates": 2, "select": "random", "fraction": 0.5}}
     runs = []
     for output, seed in (("a", 0), ("b", 0), ("c", 1)):
         it = trainer(family, output=output, run={"seed": seed}, **changes)
-        it.train()
-        runs.append(weights(it))
-    assert same(runs[0], runs[1])
-    assert not same(runs[0], runs[2])
+        runs.append((figures(run(it)), weights(it)))
+    (log, one), (other_log, other), (_, another) = runs
+    assert same(one, other) and log == other_log
+    assert not same(one, another)
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import clip_grad_norm_
 
 from pcpo.observe.console import Console
@@ -202,7 +204,7 @@ class Updater:
             return
         self._warned = True
         causes = {
-            "modules in training mode (dropout)": any(m.training for m in adapter.unwrapped.modules()),
+            "dropout or batch norm in training mode": any(map(_is_random, adapter.unwrapped.modules())),
             f"calls of {self.sizes['micro']} rows here and {self.sizes['rollout']} in the rollout": not same_shape,
             "TF32 or cuDNN autotuning": adapter.device.type == "cuda",
             f"autocast to {settings.run.precision} in one of the two only": settings.run.precision != "fp32",
@@ -214,6 +216,12 @@ class Updater:
             f"(clip range {settings.objective.clip_range:g}): the update does not repeat the rollout's predictions; "
             f"likely causes: {', '.join(cause for cause, possible in causes.items() if possible)}"
         )
+
+
+def _is_random(module: nn.Module) -> bool:
+    """Whether its output depends on more than its input: peft leaves modules without dropout in training mode too."""
+    dropping = isinstance(module, _DropoutNd) and module.p > 0
+    return module.training and (dropping or isinstance(module, _BatchNorm))
 
 
 __all__ = ["Outcome", "Updater"]
