@@ -54,6 +54,7 @@ def watched(trainer, double, seen, **changes):
     return double(trainer(reward=reward, **changes))
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_pictures_and_gradient_stay_the_same_wherever_it_happens(trainer, double, measured, family):
     """Ten random places, float64: the pictures are equal, the gradient but for the order of its sum."""

@@ -131,8 +131,9 @@ def started(trainer):
     return make
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("family", ["sd", "sd3"])
-def test_nothing_is_updated_with_a_value_that_is_not_finite(started, family):
+def test_nothing_is_updated_with_a_value_that_is_not_finite(started, measured, family):
     """Every site with every value, one after another on one trainer: a refusal leaves it as good as new."""
     it = started(family)
     clean = image(it)
@@ -149,6 +150,7 @@ def test_nothing_is_updated_with_a_value_that_is_not_finite(started, family):
             assert "\n" not in message and it.state.iteration == 1
             assert all(p.grad is None for p in it.state.parameters)
     assert image(it) == clean
+    measured(f"not_finite_{family}", places=len(SITES), values=len(VALUES), bytes_changed=0)
     it.learner.run(SILENT)
     assert image(it) != clean
 
