@@ -7,11 +7,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 OUT ?= runs/demo
 
-.PHONY: demo test slow reliability security lint clean
+.PHONY: bench demo test slow reliability security lint clean
 .DEFAULT_GOAL := help
 
 help:
-	@grep -h '^# make' Makefile; echo '   make lint, make slow, make reliability, make security, make clean'
+	@grep -h '^# make' Makefile; echo '   make lint, make slow, make bench, make reliability, make security, make clean'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ slow: $(VENV)/.installed-dev
 
 security: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/security -m 'slow or not slow' --figures docs/results/security.json
+
+bench: $(VENV)/.installed-dev
+	PYTHON=$(abspath $(BIN)/python) benchmarks/run_all.sh
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from training import run, weights
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_compiled_training_is_the_same_training(trainer, family):
     made = []

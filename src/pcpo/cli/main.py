@@ -7,7 +7,21 @@ import sys
 import typer
 
 from pcpo import __version__
-from pcpo.cli import compare, evaluate, export, listing, models, plan, report, rewards, sample, study, train, validate
+from pcpo.cli import (
+    compare,
+    evaluate,
+    export,
+    listing,
+    models,
+    plan,
+    profile,
+    report,
+    rewards,
+    sample,
+    study,
+    train,
+    validate,
+)
 from pcpo.errors import Interrupted, PCPOError
 
 app = typer.Typer(
@@ -26,6 +40,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("profile")(profile.profile)
 app.command("presets")(listing.presets)
 app.add_typer(models.app, name="models")
 app.add_typer(rewards.app, name="rewards")

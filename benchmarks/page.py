@@ -1,0 +1,235 @@
+"""Write docs/results/performance.md and its figure from the committed results.
+
+    python benchmarks/page.py
+
+Only what has been measured is shown: a file that is not there leaves its section out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from timing import RESULTS
+
+PAGE = Path(__file__).parents[1] / "docs/results/performance.md"
+FIGURE = PAGE.with_suffix(".png")
+NOTE = "<!-- Written by benchmarks/page.py from benchmarks/results/*.json; run that, do not change this page. -->\n"
+Results = dict[str, Any]
+
+# Means, verdict, and what was measured: a variant in means.json, or words.
+MEANS = [
+    (
+        "prompt embeddings cached, in memory or on disk",
+        "kept, always on",
+        "encoding is left out after a prompt's first",
+    ),
+    ("both halves of guidance in one call", "kept, always on", "part of the ratio to the reference loop"),
+    ("micro-batches over pictures x steps", "kept, `batch.micro`", "part of the ratio to the reference loop"),
+    (
+        "old prediction from the rollout, no pass of its own",
+        "kept, always on",
+        "part of the ratio to the reference loop",
+    ),
+    ("reference skipped when no penalty asks for it", "kept, always on", "one model call per pair less"),
+    ("trajectory of the trained steps only", "kept, always on", "see memory"),
+    ("old prediction computed again", "kept, `train.replay`", "a third of the trajectory less, the same bits"),
+    ("deterministic steps outside the window", "kept, `sampler.stochastic`", "no noise to draw or store"),
+    ("torch.compile, by blocks where diffusers can", "kept, `run.compile`", "compile"),
+    ("bf16 computation, float32 latents", "kept, `run.precision`", "bf16"),
+    ("channels_last", "dropped", "channels_last"),
+    ("fused AdamW", "dropped: a LoRA's step is 0.1 % of an iteration", "fused AdamW"),
+    (
+        "reward and decoding beside the next rollout",
+        "dropped: at most their share of an iteration, 2 % here",
+        "a reward over HTTP asks its workers at the same time instead",
+    ),
+    ("trajectory in pinned host memory", "not tried: needs an accelerator", ""),
+    ("solvers of higher order outside the window", "not tried", ""),
+]
+
+
+def load(name: str) -> Results | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def spread(found: dict[str, float], middle: str = "ratio") -> str:
+    return f"{found[middle]:.2f} ({found['min']:.2f} to {found['max']:.2f})"
+
+
+def machine(results: Results) -> str:
+    """One line on how a file was measured."""
+    env, load_average = results["environment"], results["load_average"]
+    versions = ", ".join(f"{name} {env[name]}" for name in ("torch", "diffusers", "transformers") if env.get(name))
+    threads = f"{results['threads']} thread, " if "threads" in results else ""
+    busy = " The machine was busy: read processor times." if load_average > 1.5 else ""
+    return f"{env.get('cpu', 'CPU')}, {threads}{versions}; load average {load_average:.1f} at the start.{busy}\n"
+
+
+def reference(found: Results) -> str:
+    rows = [
+        [model, size, f"{row['pictures']} x {row['steps']}", spread(row["cpu"]), spread(row["wall"])]
+        for model, sizes in found["models"].items()
+        for size, row in sizes.items()
+    ]
+    return (
+        "## Beside a straightforward loop\n\n"
+        "How many times faster an iteration is than one written as the published scripts write it\n"
+        "(`benchmarks/loops.py`: prompts encoded per rollout, a call for each half of guidance, a pass for old\n"
+        "log-probabilities, an update step by step), at equal settings and with the same gradient. Target: "
+        f"{found['target']}.\n\n"
+        + table(["model", "size", "pictures x steps", "processor time", "wall time"], rows)
+        + f"\n{machine(found)}"
+    )
+
+
+def overhead(found: Results) -> str:
+    rows = [
+        [model, spread(row["cpu"]), spread(row["wall"]), str(row["peak_rss_mib"])]
+        for model, row in found["models"].items()
+    ]
+    return (
+        "## Over the bare model calls\n\nAn iteration over the model calls that it cannot avoid. "
+        f"Target: at most {found['target']}.\n\n"
+        + table(["model", "processor time", "wall time", "peak memory, MiB"], rows)
+        + f"\n{machine(found)}"
+    )
+
+
+def throughput(found: Results) -> str:
+    rows = [
+        [model, str(row["pictures"]), str(row["steps"])]
+        + [spread(row["wall"][f"{what}_per_second"], "median") for what in ("pictures", "iterations")]
+        for model, cases in found["models"].items()
+        for row in cases
+    ]
+    head = ["model", "pictures", "steps", "pictures/s", "iterations/s"]
+    return f"## Throughput of training\n\n{table(head, rows)}\n{machine(found)}"
+
+
+def scaling(found: Results) -> str:
+    rows = [
+        [model, axis, ", ".join(map(str, row["values"])), f"{row['linearity']:.1%}", f"{row['model_linearity']:.1%}"]
+        + [f"{row['beyond_model']:.1%}"]
+        for model, axes in found["models"].items()
+        for axis, row in axes.items()
+    ]
+    head = ["model", "axis", "values", "off a line", "the bare model's own", "beyond the model"]
+    return (
+        f"## Cost along pictures, steps and pixels\n\nTarget: {found['target']:.0%} off a line at most.\n\n"
+        f"{table(head, rows)}\n{machine(found)}"
+    )
+
+
+def memory(found: Results) -> str:
+    parts = ("rollout", "decode", "update", "trajectory")
+    rows = [
+        [model, str(row["pictures"]), *(f"{row[part]:.1f}" for part in parts)]
+        for model, cases in found["models"].items()
+        for row in cases
+    ]
+    return (
+        "## Memory by part\n\nPeaks in MiB over the loaded model, calls of four pictures whatever their number; the\n"
+        "trajectory is what grows by design (three float32 tensors of the latent's size for every trained step,\n"
+        f"two with `train.replay`).\n\n{table(['model', 'pictures', *parts], rows)}\n{machine(found)}"
+    )
+
+
+def startup(found: Results) -> str:
+    rows = [
+        [f"`{name}`" if name.startswith(("pcpo", "import pcpo")) else name]
+        + [f"{row[clock]['median']:.2f} s" for clock in ("cpu", "wall")]
+        + [f"{found['targets'][name]} s" if name in found["targets"] else ""]
+        for name, row in found["commands"].items()
+    ]
+    head = ["command", "processor time", "wall time", "target"]
+    return f"## Start-up\n\n{table(head, rows)}\n{machine(found)}"
+
+
+def means(found: Results | None) -> str:
+    rows = []
+    for title, verdict, note in MEANS:
+        for model, variants in (found or {"models": {}})["models"].items():
+            if note in variants:
+                parts = ["optimiser"] if note == "fused AdamW" else ["forward", "forward and backward", "decode"]
+                numbers = "; ".join(f"{part} {spread(variants[note][part]['faster'])}" for part in parts)
+                first = variants[note]["forward and backward"]["first"]
+                rows.append(
+                    [title, verdict, f"{model}: {numbers}" + f"; first call {first:.0f} s" * (note == "compile")]
+                )
+                title = verdict = ""
+        if title:
+            rows.append([title, verdict, note])
+    text = "## What was tried\n\nRatios are the plain time over the variant's: above 1 is faster.\n\n"
+    return text + table(["means", "verdict", "measured"], rows) + (f"\n{machine(found)}" if found else "")
+
+
+def figure(found: Results) -> None:
+    """Ratios to the reference loop with their spread."""
+    from matplotlib.figure import Figure
+
+    names, rows = [], []
+    for model, sizes in found["models"].items():
+        for row in sizes.values():
+            names.append(f"{model}\n{row['pictures']} pictures")
+            rows.append(row["cpu"])
+    drawn = Figure(figsize=(6.4, 3.2), layout="constrained")
+    axes = drawn.subplots()
+    ratios = [row["ratio"] for row in rows]
+    errors = [[r["ratio"] - r["min"] for r in rows], [r["max"] - r["ratio"] for r in rows]]
+    axes.bar(
+        names, ratios, yerr=[[max(0.0, e) for e in side] for side in errors], color="#4878a8", capsize=4, width=0.6
+    )
+    axes.axhline(1, color="#888888", linewidth=1)
+    axes.axhline(found["target"], color="#b04a3a", linewidth=1, linestyle="--", label=f"target {found['target']}")
+    axes.set_ylabel("times faster than the loop")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    drawn.savefig(FIGURE, dpi=150)
+
+
+def page() -> str:
+    """The whole text."""
+    parts = [
+        f"{NOTE}# Performance\n",
+        "Measured on the embedded models by `make bench`. Ratios are of medians, with the least and greatest of a turn;\n"
+        "both sides of a ratio ran in turn, in one process.\n",
+    ]
+    if load("reference"):
+        parts.append(f"![Iterations beside the reference loop]({FIGURE.name})\n")
+    for name, write in SECTIONS.items():
+        found = load(name)
+        if found is not None:
+            parts.append(write(found))
+    parts.append(means(load("means")))
+    return "\n".join(parts)
+
+
+SECTIONS = {
+    "reference": reference,
+    "overhead": overhead,
+    "throughput": throughput,
+    "scaling": scaling,
+    "memory": memory,
+    "startup": startup,
+}
+
+
+def main() -> None:
+    found = load("reference")
+    if found:
+        figure(found)
+    PAGE.write_text(page(), "utf-8")
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
