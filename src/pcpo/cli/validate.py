@@ -19,19 +19,17 @@ def validate(
 ) -> None:
     """Check settings, prompts, model header, rewards and output folder without loading a model."""
     from pcpo.models.folders import read_header
-    from pcpo.models.loading import adapter_class
+    from pcpo.plan.precheck import check_model
     from pcpo.trainer.configfile import load_config
     from pcpo.trainer.inputs import check_rewards, prompt_sets
-    from pcpo.trainer.parts import check_family
     from pcpo.trainer.runfolder import check_output
 
     config = load_config(source, overrides or [], memory_preset)
     typer.echo("settings  ok")
     prompts, evaluated = prompt_sets(config)
     typer.echo(f"prompts   ok, {len(prompts)}" + (f", {len(evaluated)} held out" if config.held_out else ""))
-    header = read_header(config.model.path)
-    check_family(config, adapter_class(header).kind)
-    typer.echo(f"model     ok, {header.pipeline}")
+    check_model(config)
+    typer.echo(f"model     ok, {read_header(config.model.path).pipeline}")
     check_rewards(config, [*prompts, *evaluated])
     typer.echo(f"rewards   ok, {', '.join(part.name for part in config.reward)}")
     typer.echo(f"output    ok, {check_output(config, resume=False)}")

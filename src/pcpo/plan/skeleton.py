@@ -34,9 +34,12 @@ def skeleton(config: Config) -> Adapter:
     Reads configuration files only (of a hub id: fetches those). Raises ModelError and ConfigError.
     """
     model = config.model
-    header = read_header(model.path)
+    family = adapter_class(read_header(model.path))
     pipe = copy.deepcopy(_pipeline(str(Path(resolve(model.path)).expanduser()), model.path))
-    adapter = adapter_class(header)(pipe, META, model.resolution, model.max_sequence_length)
+    try:
+        adapter = family(pipe, META, model.resolution, model.max_sequence_length)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:  # a value of the wrong kind in a config.json
+        raise ModelError(f"its configuration cannot be used: {one_line(error)}", where=f"model {model.path}") from error
     # nothing computes on it, so that autocast lets meta tensors pass: DeviceRules casts as an accelerator would
     adapter.device = torch.device("cpu")
     with _quiet("diffusers.models.modeling_utils"):  # it advises against casting an empty list of modules

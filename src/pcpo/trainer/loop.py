@@ -18,13 +18,13 @@ from pcpo import __version__
 from pcpo.errors import CheckpointError, Interrupted, NumericError, RewardError, RunFolderError
 from pcpo.models.base import Adapter
 from pcpo.models.device import find_device
-from pcpo.models.folders import read_header
-from pcpo.models.loading import adapter_class, wrap_pipeline
+from pcpo.models.loading import wrap_pipeline
 from pcpo.models.lora import add_lora, save_tuned, trainable
 from pcpo.observe.console import Console
 from pcpo.observe.environment import environment
 from pcpo.observe.events import EventWriter, NoEvents, read_events
 from pcpo.observe.trackers import tracking
+from pcpo.plan.precheck import check_model
 from pcpo.trainer import distributed, runfolder
 from pcpo.trainer.advantage import Advantages
 from pcpo.trainer.checkpoint import list_checkpoints, load_newest
@@ -89,8 +89,10 @@ class PCPOTrainer:
         self.folder = runfolder.output_folder(config)
         self.runtime.main(lambda: runfolder.check_output(config, resume, allow_change))
         self.prompts, evaluated = prompt_sets(config)
-        kind = model.kind if isinstance(model, Adapter) else adapter_class(read_header(config.model.path)).kind
-        check_family(config, kind)
+        if isinstance(model, Adapter):
+            check_family(config, model.kind)
+        else:
+            check_model(config)
         self.reward, held_out = make_rewards(config, reward, [*self.prompts, *evaluated])
         if config.run.threads:
             torch.set_num_threads(config.run.threads)

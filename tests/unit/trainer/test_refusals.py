@@ -103,7 +103,7 @@ def test_damaged_weights(refused, folders, tmp_path, part, damage):
     folder = copy(folders, tmp_path)
     (weights,) = (folder / part).glob("*.safetensors")
     weights.write_bytes(damage(weights.read_bytes()))
-    refused(ModelError, "cannot load", folder=folder)
+    refused(ModelError, "cannot", folder=folder)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
