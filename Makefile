@@ -29,8 +29,9 @@ demo: $(VENV)/.installed
 	@n=0; out=$(OUT); while [ -e "$$out" ]; do n=$$((n + 1)); out=$(OUT)-$$n; done; \
 	$(BIN)/pcpo train demo --output "$$out"
 
+# One worker per core, one thread each: the models of the tests are too small for more.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 reliability: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/reliability -m reliability --measured docs/results/reliability.json
