@@ -65,7 +65,8 @@ class _Scanner(ast.NodeVisitor):
                 self._report(name, node)
 
     def visit_Name(self, node: ast.Name) -> None:
-        self._check(self.alias.get(node.id, node.id), node)
+        if isinstance(node.ctx, ast.Load):  # a field or a variable may have such a name
+            self._check(self.alias.get(node.id, node.id), node)
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self._check(self._dotted(node), node)

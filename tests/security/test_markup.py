@@ -11,11 +11,13 @@ import pytest
 import torch
 from markdown_it import MarkdownIt
 
+from pcpo.data.images import save_png
 from pcpo.data.prompts import Prompt
 from pcpo.evaluation.side_by_side import SideBySide, write_comparison
 from pcpo.observe.events import EventWriter
 from pcpo.observe.markdown import escape
 from pcpo.observe.report import write_report
+from pcpo.observe.runs_page import write_runs
 from pcpo.study.report import _also, _ends
 from security.xss import RUN, TEXTS
 from training import pictures
@@ -65,23 +67,30 @@ def rendered(markdown):
     return f"<!doctype html><html><body>{body}</body></html>"
 
 
+def write_log(folder, name, seed):
+    """A run whose every text is hostile: names, settings, prompts, rewards, warnings, picture names."""
+    folder.mkdir()
+    save_png(pictures(1)[0], folder / "p.png")
+    config = {text: text for text in TEXTS} | {"run": {"seed": seed}, "name": name}
+    words = dict.fromkeys(("run_name", "model", "algorithm", "reward"), name)
+    with EventWriter(folder / "events.jsonl") as events:
+        events.write("run_start", **words, config=config, environment=config)
+        for n, text in enumerate(TEXTS):
+            events.write("warning", message=text)
+            events.write("iteration", iteration=n + 1, reward_mean=0.1 * n, rewards={text: 1.0}, seconds={text: 1.0})
+            events.write(
+                "evaluation", iteration=n, reward_mean=1.0, rewards={text: 1.0, "b": 2.0}, held_out={text: 1.0},
+                prompts=TEXTS, values=[1.0] * len(TEXTS), pictures=["p.png", text] * (len(TEXTS) // 2), sheet=text,
+            )  # fmt: skip
+        events.write("run_end", reason=name)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """Every page that holds prompts or names."""
     folder = tmp_path_factory.mktemp("pages")
-    with EventWriter(folder / "events.jsonl") as events:
-        name = TEXTS[0]
-        config = {text: text for text in TEXTS}
-        events.write(
-            "run_start", run_name=name, model=name, algorithm=name, reward=name, config=config, environment=config
-        )
-        for n, text in enumerate(TEXTS):
-            events.write("warning", message=text)
-            events.write(
-                "evaluation", iteration=n, reward_mean=1.0, rewards={text: 1.0, "b": 2.0}, prompts=TEXTS, values=[],
-                pictures=[text] * len(TEXTS), sheet=text,
-            )  # fmt: skip
-        events.write("run_end", reason=TEXTS[1])
+    runs = [write_log(folder / f"run{n}", TEXTS[n], n) for n in range(2)]
     shown = pictures(len(TEXTS), 8, 8)
     prompts = [Prompt(text, {}, str(n)) for n, text in enumerate(TEXTS)]
     values = {name: {TEXTS[5]: torch.ones(len(TEXTS))} for name in TEXTS[:2]}
@@ -92,7 +101,8 @@ def pages(tmp_path_factory):
     settings = {"count": 1, "steps": 1, "guidance_scale": 1.0, "seed": 0}
     side = SideBySide(prompts, 1, settings, dict.fromkeys(TEXTS[:2], shown), values)
     return {
-        "report": write_report(folder).read_text("utf-8"),
+        "report": write_report(runs[0]).read_text("utf-8"),
+        "runs": write_runs(runs, folder / "runs.html").read_text("utf-8"),
         "compare": write_comparison(side, folder / "compare").read_text("utf-8"),
         "card": rendered(
             "\n\n".join(f"# {escape(text)}\n\n| a | b |\n| --- | --- |\n| x | {escape(text)} |" for text in TEXTS)
@@ -108,13 +118,13 @@ def test_the_browser_runs_such_texts_where_they_are_markup(tmp_path):
 
 
 @chromium
-@pytest.mark.parametrize("name", ["report", "compare", "card", "study"])
+@pytest.mark.parametrize("name", ["report", "runs", "compare", "card", "study"])
 def test_nothing_runs(pages, tmp_path, figures, name):
     assert not ran(pages[name], tmp_path)
     figures("markup", **{name: {"texts": len(TEXTS), "executed": 0}})
 
 
-@pytest.mark.parametrize("name", ["report", "compare"])
+@pytest.mark.parametrize("name", ["report", "runs", "compare"])
 def test_pages_have_a_policy(pages, name):
     found = policy(pages[name])
     assert found["default-src"] == ["'none'"] and found["img-src"] == ["data:"]

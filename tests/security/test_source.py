@@ -58,6 +58,7 @@ GOOD = (
     "import subprocess\nsubprocess.run(['x'], shell=False)",
     "import numpy as np\nnp.load('x', allow_pickle=False)",
     "reward.load('x')",
+    "class Settings:\n    compile: bool = False",
 )
 
 

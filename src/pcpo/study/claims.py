@@ -147,14 +147,15 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def is_free(path: Path, stale: float = STALE_AFTER) -> bool:
     """Whether the cell of this claim (its newest) may be taken: released, its process dead, or silent for `stale` s."""
-    record = read(path)
-    if record is None:
+    record = read(path) or {}
+    try:
+        if record.get("released"):
+            return True
+        if record.get("machine") == machine():
+            return not _alive(int(record["pid"]), float(record["process_started"]))
+        return time.time() - float(record["heartbeat"]) > stale
+    except (KeyError, TypeError, ValueError, OverflowError):  # being written, or damaged: its file's age decides
         return time.time() - path.stat().st_mtime > stale
-    if record.get("released"):
-        return True
-    if record.get("machine") == machine():
-        return not _alive(int(record["pid"]), float(record["process_started"]))
-    return time.time() - float(record["heartbeat"]) > stale
 
 
 def owner(folder: Path, cell: str) -> dict[str, Any] | None:

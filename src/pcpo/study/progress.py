@@ -133,6 +133,6 @@ def iterations_logged(cell: Cell) -> int:
         return 0
     for line in reversed(path.read_bytes().splitlines()):
         if line.startswith(b'{"type": "iteration", "iteration": '):
-            count = int(line.split(b": ", 3)[2].split(b",")[0])
-            return min(count, cell.config.train.iterations)
+            count = line.split(b": ", 3)[2].split(b",")[0]
+            return min(int(count), cell.config.train.iterations) if count.isdigit() and len(count) < 10 else 0
     return 0

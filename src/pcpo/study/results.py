@@ -21,6 +21,7 @@ from pcpo.study.plan import Cell
 
 FORMAT = 1
 RESULTS = "results.json"
+REQUIRED = {"model", "reward", "arm", "seed", "complete", "iterations_done", "difference", "evaluations", "iterations"}
 # Parts of an iteration's time that serve the diagnostics, not the training.
 NOT_TRAINING = {"total", "probe"}
 # Texts and single pictures of an evaluation stay in the run's own log.
@@ -99,8 +100,10 @@ def read_results(cell: Cell) -> dict[str, Any] | None:
         return None
     try:
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        if not results.keys() >= REQUIRED:
+            raise KeyError(*REQUIRED - results.keys())
         enough = results["iterations_done"] >= cell.config.train.iterations
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             "cannot be read", where=str(path), fix="delete this file: it is made again from the run's log"
         ) from error

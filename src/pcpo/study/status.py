@@ -39,6 +39,7 @@ def describe(output: Path) -> str:
 
 def _running(cell: Cell, output: Path) -> str:
     record = claims.owner(output / "claims", cell.name) or {}
-    since = duration(time.time() - float(record.get("claimed", time.time())))
+    claimed = record.get("claimed")
+    since = duration(time.time() - claimed) if isinstance(claimed, float) else "an unknown time"
     done = f"{iterations_logged(cell)}/{cell.config.train.iterations} iterations"
     return f"running  {cell.name}: {done}, shard {record.get('shard', '')}, for {since}"
