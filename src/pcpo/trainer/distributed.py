@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -147,6 +148,8 @@ class Processes(Runtime):
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        # what such a warning is about, changing an output in place, no adapter does
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         module = adapter.place()
         mesh = init_device_mesh(adapter.device.type, (self.world,))
         trained = {parameter for parameter in module.parameters() if parameter.requires_grad}
