@@ -58,6 +58,7 @@ def train(
         from pcpo.cli.launch import launch as start
 
         arguments = [source, *(part for setting in settings for part in ("--set", setting))]
+        arguments += ["--memory-preset", memory_preset] if memory_preset else []
         arguments += [part for key in allow_change or () for part in ("--allow-change", key)]
         raise typer.Exit(start(launch, arguments + ["--resume"] * resume + ["--quiet"] * quiet))
 

@@ -17,7 +17,12 @@ def validate(
         typer.Option("--memory-preset", metavar="NAME", help="lay the model's settings for 12gb, 16gb, ... on it"),
     ] = None,
 ) -> None:
-    """Check settings, prompts, model header, rewards and output folder without loading a model."""
+    """Check settings, prompts, model, rewards and output folder without loading a model.
+
+    The model is made from its configuration files, without weights: targets of a LoRA, resolution and time grid are
+    checked on it. Of reward models the files are looked for.
+    """
+    from pcpo.models.device import find_device
     from pcpo.models.folders import read_header
     from pcpo.plan.precheck import check_model
     from pcpo.trainer.configfile import load_config
@@ -25,11 +30,12 @@ def validate(
     from pcpo.trainer.runfolder import check_output
 
     config = load_config(source, overrides or [], memory_preset)
+    find_device(config.run.device)
     typer.echo("settings  ok")
     prompts, evaluated = prompt_sets(config)
     typer.echo(f"prompts   ok, {len(prompts)}" + (f", {len(evaluated)} held out" if config.held_out else ""))
-    check_model(config)
-    typer.echo(f"model     ok, {read_header(config.model.path).pipeline}")
+    header, trained = read_header(config.model.path), check_model(config).trained(0)
+    typer.echo(f"model     ok, {header.pipeline}, {len(trained)} of {config.sampler.steps} steps trained")
     check_rewards(config, [*prompts, *evaluated])
     typer.echo(f"rewards   ok, {', '.join(part.name for part in config.reward)}")
     typer.echo(f"output    ok, {check_output(config, resume=False)}")

@@ -53,7 +53,7 @@ def make_plan(config: Config, *, memory: float | None = None, run_probe: bool = 
     # where the simulation says that the model is far too large, loading it would only bring the machine down
     if run_probe and (limit is None or plan.peak < 2 * limit):
         measured = probe(config, model.counts, prompts, find_device(config.run.device))
-        plan = estimate(model, total, measured.activations, next(iter(plan.resident.values())))
+        plan = estimate(model, total, measured.activations, measured.process)
     advice = advise(config, total, limit) if limit is not None and not fits(plan, limit) else []
     return Plan(config, model.counts, plan, measured, limit, advice)
 

@@ -25,6 +25,8 @@ from pcpo.trainer.parts import build_algorithm
 GIB = 1 << 30
 # What the CUDA context takes of the device beside tensors, and the workspaces of cuDNN and cuBLAS.
 CUDA_CONTEXT = GIB // 2
+# What kernels of the CPU load and keep once they have been called.
+CPU_KERNELS = 45 << 20
 # The C library keeps freed memory in pieces: resident memory of CPU training over the tensors alive in it. Measured
 # between 1.1 and 1.9 on the embedded models (docs/how-to/plan-memory.md); a probe measures it for the run at hand.
 CPU_ALLOCATOR = 1.6
@@ -225,7 +227,7 @@ def _trained_state(config: Config, adapter: Adapter, trained: int) -> dict[str, 
 
 def _process(device: str) -> int:
     """What is there before any tensor. On the CPU: this very process, which has imported what training imports."""
-    return int(psutil.Process().memory_info().rss) if device == "cpu" else CUDA_CONTEXT
+    return int(psutil.Process().memory_info().rss) + CPU_KERNELS if device == "cpu" else CUDA_CONTEXT
 
 
 def _rewards(config: Config, device: str) -> tuple[dict[str, int], list[str]]:

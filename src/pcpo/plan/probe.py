@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,12 +29,16 @@ LARGEST = 16
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a model call by its rows, and bytes as in `Activations` (None where they cannot be measured)."""
+    """Seconds of a model call by its rows, and bytes as in `Activations` (None where they cannot be measured).
+
+    process: on the CPU, resident bytes besides the model's tensors, once every kind of call has been made.
+    """
 
     sampling: Line
     training: Line
     decoding: Line
     activations: Activations | None
+    process: int | None
 
     def iteration(self, counts: Counts) -> dict[str, float]:
         """Seconds of an iteration by phase; the reward's own time and the credit probe are not in it."""
@@ -59,7 +65,7 @@ class PeakMeter:
             call()
             torch.cuda.synchronize(self.device)
             return torch.cuda.max_memory_allocated(self.device) - allocated
-        resident = _reset_resident_peak() if self.device.type == "cpu" else None
+        resident = reset_resident_peak() if self.device.type == "cpu" else None
         call()
         return None if resident is None else max(0, _status("VmHWM") - resident)
 
@@ -111,25 +117,32 @@ def probe(config: Config, counts: Counts, prompts: list[Prompt], device: torch.d
 
     for _, parameter in trainable(adapter.unwrapped):
         parameter.grad = torch.zeros_like(parameter)
+    kinds = (sample, decode, train)
+    for call in kinds:
+        call(1)  # loads and tunes what kernels need, neither timed nor counted as activations
+    process = None
+    if device.type == "cpu" and (resident := reset_resident_peak()) is not None:
+        tensors = [
+            *adapter.unwrapped.parameters(),
+            *(p for part in adapter.parts().values() for p in part.parameters()),
+        ]
+        process = resident - sum(tensor.nbytes for tensor in {id(t): t for t in tensors}.values())
     meter = PeakMeter(device)
     found = [
-        _two_sizes(meter, call, size, device)
-        for call, size in ((sample, counts.rollout_size), (decode, counts.rollout_size), (train, counts.update_size))
+        _two_sizes(meter, call, size)
+        for call, size in zip(kinds, (counts.rollout_size, counts.rollout_size, counts.update_size), strict=True)
     ]
     (sampling, decoding, training), memory = zip(*found, strict=True)
     bytes_ = None
     if all(line is not None for line in memory):
         bytes_ = Activations(sampling=memory[0], decoding=memory[1], training=memory[2])
-    return Measured(sampling, training, decoding, bytes_)
+    return Measured(sampling, training, decoding, bytes_, process)
 
 
-def _two_sizes(
-    meter: PeakMeter, call: Callable[[int], None], size: int, device: torch.device
-) -> tuple[Line, Line | None]:
-    """Seconds and bytes of a call as lines through two sizes; a first call at the smaller one is not counted."""
+def _two_sizes(meter: PeakMeter, call: Callable[[int], None], size: int) -> tuple[Line, Line | None]:
+    """Seconds and bytes of a call as lines through two sizes."""
     large = min(size, 2 * LARGEST)
     small = max(1, large // 2)
-    call(small)
     seconds, sizes = [], []
     for rows in (small, large):
         began = time.perf_counter()
@@ -141,8 +154,14 @@ def _two_sizes(
     return time_line, Line.through((small, sizes[0]), (large, sizes[1]))
 
 
-def _reset_resident_peak() -> int | None:
-    """Set this process' peak of resident memory back to what it holds now, and return that; None without Linux."""
+def reset_resident_peak() -> int | None:
+    """Set this process' peak of resident memory back to what it holds now, and return that; None without Linux.
+
+    Memory that the C library has kept from earlier calls goes back first: it would hide what a call needs.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")

@@ -44,6 +44,24 @@ def loading(where: str, needs: str, local: bool) -> Iterator[None]:
         ) from error
 
 
+def check_files(name: str, where: str, needs: str, *, weights: bool = True) -> None:
+    """Whether a folder, or a hub id, could be a model, by its small files: weights are looked for, and not read.
+
+    Raises RewardError when it is missing, out of reach, or has no safetensors weights.
+    """
+    from transformers.utils import cached_file
+
+    local = is_local(name, where)
+    if not local:
+        with loading(where, needs, local):
+            cached_file(name, "config.json" if weights else "preprocessor_config.json")
+        return
+    if weights and not (Path(name) / "config.json").is_file():
+        raise RewardError("the folder has no config.json", where=where, fix=f"give a folder with {needs}")
+    if weights and not any(Path(name).glob("*.safetensors")):
+        raise RewardError("the folder has no safetensors weights", where=where, fix=f"give a folder with {needs}")
+
+
 def load_model(auto_class: Any, name: str, dtype: str, where: str, needs: str) -> Any:
     """The model of a folder or hub id by one of transformers' Auto classes, in evaluation mode, frozen.
 
@@ -103,4 +121,13 @@ def preprocessor_config(name: str, local: bool) -> dict[str, Any]:
     raise FileNotFoundError("no preprocessor_config.json")
 
 
-__all__ = ["DTYPES", "is_local", "load_model", "load_preprocess", "load_tokenizer", "loading", "preprocessor_config"]
+__all__ = [
+    "DTYPES",
+    "check_files",
+    "is_local",
+    "load_model",
+    "load_preprocess",
+    "load_tokenizer",
+    "loading",
+    "preprocessor_config",
+]

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcpo.data.prompts import Prompt, hold_out, load_prompts
+from pcpo.errors import RewardError
+from pcpo.models.device import find_device
 from pcpo.rewards.base import ready
 from pcpo.rewards.mixing import WeightedSum
 from pcpo.rewards.registry import REWARDS, build_rewards, check_built_ins, check_prompts, load_reward
 from pcpo.trainer.config import Config, RewardPart
 from pcpo.types import Reward
+
+MODEL_FILES = "config.json, model.safetensors, tokenizer and preprocessor_config.json"
 
 
 def prompt_sets(config: Config) -> tuple[list[Prompt], list[Prompt]]:
@@ -38,8 +42,8 @@ def make_rewards(
 
 
 def check_rewards(config: Config, prompts: Sequence[Prompt]) -> None:
-    """Refuse what can be refused without loading a reward's model: code that the configuration names is imported, and
-    a reward that is elsewhere is asked whether it is ready.
+    """Refuse what can be refused without loading a reward's model: code that the configuration names is imported, a
+    reward that is elsewhere is asked whether it is ready, and the files that a built-in one would load are looked for.
     """
     parts = [*config.reward, *config.evaluation.rewards]
     check_built_ins([(part.name, part.options) for part in parts], prompts)
@@ -48,6 +52,26 @@ def check_rewards(config: Config, prompts: Sequence[Prompt]) -> None:
             reward = load_reward(part.name, **part.options)
             check_prompts(reward, prompts, part.name)
             ready(reward)
+        else:
+            _check_models(part)
+
+
+def _check_models(part: RewardPart) -> None:
+    """Look at what a built-in reward would load: its folders or hub ids, its precision, its device, a small head."""
+    from pcpo.rewards.loading import DTYPES, check_files
+
+    where, options = f"reward {part.name!r}", part.options
+    for key in ("model", "captioner", "encoder", "processor"):
+        if options.get(key) is not None:
+            check_files(str(options[key]), f"{where}, {key}", MODEL_FILES, weights=key != "processor")
+    if "dtype" in options and options["dtype"] not in DTYPES:
+        raise RewardError(f"dtype {options['dtype']!r}", where=where, fix=f"use one of: {', '.join(DTYPES)}")
+    if "device" in options:
+        find_device(str(options["device"]).split(":")[0], f"{where}, device")
+    if "head" in options:
+        from pcpo.rewards.aesthetic import load_head
+
+        load_head(str(options["head"]))
 
 
 def _build(parts: Sequence[RewardPart]) -> WeightedSum:
