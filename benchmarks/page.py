@@ -200,7 +200,8 @@ def page() -> str:
     """The whole text."""
     parts = [
         f"{NOTE}# Performance\n",
-        "Measured on the embedded models by `make bench`. Ratios are of medians, with the least and greatest of a turn;\n"
+        "Measured on the embedded models by `make bench`. Ratios are of medians, with the least and greatest of a "
+        "turn; both sides of a ratio ran in turn, in one process.\n",
         "both sides of a ratio ran in turn, in one process.\n",
     ]
     if load("reference"):
