@@ -202,7 +202,6 @@ def page() -> str:
         f"{NOTE}# Performance\n",
         "Measured on the embedded models by `make bench`. Ratios are of medians, with the least and greatest of a "
         "turn; both sides of a ratio ran in turn, in one process.\n",
-        "both sides of a ratio ran in turn, in one process.\n",
     ]
     if load("reference"):
         parts.append(f"![Iterations beside the reference loop]({FIGURE.name})\n")
