@@ -20,6 +20,7 @@ NOTE = "<!-- Written by benchmarks/page.py from benchmarks/results/*.json; run t
 Results = dict[str, Any]
 
 # Means, verdict, and what was measured: a variant in means.json, or words.
+VARIANTS = ("compile", "bf16", "channels_last", "fused AdamW")
 MEANS = [
     (
         "prompt embeddings cached, in memory or on disk",
@@ -37,6 +38,11 @@ MEANS = [
     ("trajectory of the trained steps only", "kept, always on", "see memory"),
     ("old prediction computed again", "kept, `train.replay`", "a third of the trajectory less, the same bits"),
     ("deterministic steps outside the window", "kept, `sampler.stochastic`", "no noise to draw or store"),
+    (
+        "trained steps drawn in proportion to their credit",
+        "kept, `train.select=credit`",
+        "unbiased by a law test; half the steps is half the update",
+    ),
     ("torch.compile, by blocks where diffusers can", "kept, `run.compile`", "compile"),
     ("bf16 computation, float32 latents", "kept, `run.precision`", "bf16"),
     ("channels_last", "dropped", "channels_last"),
@@ -93,13 +99,18 @@ def reference(found: Results) -> str:
 
 def overhead(found: Results) -> str:
     rows = [
-        [model, spread(row["cpu"]), spread(row["wall"]), str(row["peak_rss_mib"])]
+        [
+            model,
+            spread(row["cpu"]),
+            spread(row["wall"]),
+            ", ".join(f"{mib:.0f}" for mib in row["peak_rss_mib"].values()),
+        ]
         for model, row in found["models"].items()
     ]
     return (
         "## Over the bare model calls\n\nAn iteration over the model calls that it cannot avoid. "
         f"Target: at most {found['target']}.\n\n"
-        + table(["model", "processor time", "wall time", "peak memory, MiB"], rows)
+        + table(["model", "processor time", "wall time", "peak memory of both, MiB"], rows)
         + f"\n{machine(found)}"
     )
 
@@ -167,7 +178,7 @@ def means(found: Results | None) -> str:
                 )
                 title = verdict = ""
         if title:
-            rows.append([title, verdict, note])
+            rows.append([title, verdict, "not measured yet" if note in VARIANTS else note])
     text = "## What was tried\n\nRatios are the plain time over the variant's: above 1 is faster.\n\n"
     return text + table(["means", "verdict", "measured"], rows) + (f"\n{machine(found)}" if found else "")
 
@@ -200,7 +211,7 @@ def page() -> str:
     """The whole text."""
     parts = [
         f"{NOTE}# Performance\n",
-        "Measured on the embedded models by `make bench`. Ratios are of medians, with the least and greatest of a "
+        "Measured on the embedded models by `make bench`. Ratios are of medians, with the least and greatest of a\n"
         "turn; both sides of a ratio ran in turn, in one process.\n",
     ]
     if load("reference"):

@@ -154,11 +154,12 @@ class TrainSettings(Section):
     iterations: int = Field(30, ge=1, description="rollout-and-update rounds")
     updates: int = Field(1, ge=1, description="optimiser steps per pass over a rollout")
     epochs: int = Field(1, ge=1, description="passes over a rollout")
-    select: Literal["all", "first", "random", "window"] = Field(
+    select: Literal["all", "first", "random", "window", "credit"] = Field(
         "all",
-        description="which stochastic steps are trained: all, the first ones, a random set, a random window",
+        description="which stochastic steps are trained: all, the first ones, a random set, a random window, or drawn "
+        "in proportion to their credit and counted by its inverse",
     )
-    fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for first, random and window")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for all choices but `all`")
     replay: bool = Field(
         False,
         description="compute old predictions again in the update instead of storing them: a third less trajectory; "
@@ -334,9 +335,14 @@ def _contradictions(config: Config) -> list[str]:
     if config.kl.beta > 0 and config.kl.form == "none":
         found.append("kl.beta is set but kl.form is none; choose exact or rate")
     if train.select == "all" and train.fraction < 1:
-        found.append("train.fraction below 1 needs train.select=first, random or window")
+        found.append("train.fraction below 1 needs train.select=first, random, window or credit")
+    if train.select == "credit" and (credit.schedule == "adaptive" or config.kl.form != "none"):
+        found.append(
+            "train.select credit weighs the loss of a step by the inverse of a fixed probability, which neither "
+            "credit.schedule=adaptive nor a KL penalty goes with; use select=random"
+        )
     if config.sampler.stochastic == "trained" and train.select == "all":
-        found.append("sampler.stochastic=trained needs train.select=first, random or window")
+        found.append("sampler.stochastic=trained needs train.select=first, random, window or credit")
     if train.select != "all" and int(config.sampler.steps * train.fraction) == 0:
         found.append(f"train.fraction {train.fraction} of {config.sampler.steps} steps is no step: nothing to train")
     wrong_grid = "ideal" if family == "diffusion" else "log_snr"

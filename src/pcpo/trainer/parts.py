@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pcpo.models.base import Adapter
 from pcpo.samplers import SAMPLERS, make_sampler
 from pcpo.samplers.base import Sampler
 from pcpo.trainer.config import Config, sampler_parameters
-from pcpo.trainer.schedule import eligible_steps, trained_steps
+from pcpo.trainer.schedule import eligible_steps, inclusion, trained_steps
 from pcpo.types import Grid, StepStats
 
 
@@ -44,11 +44,20 @@ class Algorithm:
 
     def trained(self, iteration: int) -> Tensor:
         """Grid indices [S] trained in this iteration."""
-        return trained_steps(self.eligible, self.config.train, self.config.run.seed, iteration)
+        return trained_steps(self.eligible, self.config.train, self.config.run.seed, iteration, self.start.target)
 
     def credit_of(self, steps: Tensor) -> StepCredit:
-        """The credit rows of trained steps [S]."""
-        return self.credit[self.rows(steps)]
+        """The credit rows of trained steps [S].
+
+        Steps drawn with probability p count 1 / p in the loss, over what all of them together count: with select=credit
+        its expectation, and so that of the gradient, is what training every eligible step would give.
+        """
+        rows = self.rows(steps)
+        credit = self.credit[rows]
+        if self.config.train.select != "credit":
+            return credit
+        share = inclusion(self.start.target, len(steps))[rows] * len(self.eligible) / len(steps)
+        return replace(credit, loss_weight=credit.loss_weight / share)
 
     def rows(self, steps: Tensor) -> Tensor:
         """Where trained steps [S] are among the eligible ones."""

@@ -29,12 +29,39 @@ def eligible_steps(stats: StepStats, train: TrainSettings) -> Tensor:
     return steps
 
 
-def trained_steps(eligible: Tensor, train: TrainSettings, seed: int, iteration: int) -> Tensor:
-    """Grid indices [S], ascending, of the steps trained in one iteration."""
+def inclusion(weights: Tensor, count: int) -> Tensor:
+    """Probabilities [E] of taking each step, in proportion to its weight [E] > 0 and 1 at most; they sum to `count`."""
+    certain = torch.zeros(len(weights), dtype=torch.bool)
+    while True:
+        left = count - int(certain.sum())
+        share = torch.where(certain, 1.0, left * weights / weights[~certain].sum())
+        more = (share > 1) & ~certain
+        if not more.any():
+            return share
+        certain |= more
+
+
+def systematic(probability: Tensor, offset: float) -> Tensor:
+    """Indices, ascending, at which the running sum of the probabilities [E] passes offset, offset + 1, ...
+
+    With the offset uniform in [0, 1) each index is taken with its probability; their number is the sum, a whole one.
+    """
+    count = round(float(probability.sum()))
+    marks = offset + torch.arange(count, dtype=torch.float64)
+    return torch.searchsorted(probability.cumsum(0), marks, right=True).clamp_max(len(probability) - 1)
+
+
+def trained_steps(
+    eligible: Tensor, train: TrainSettings, seed: int, iteration: int, weights: Tensor | None = None
+) -> Tensor:
+    """Grid indices [S], ascending, of the steps trained in one iteration; weights [E] for select=credit."""
     if train.select in ("all", "first"):
         return eligible
     count = max(1, int(len(eligible) * train.fraction))
     generator = torch.Generator().manual_seed((seed << 32) + iteration)
+    if train.select == "credit" and weights is not None:
+        offset = float(torch.rand((), generator=generator, dtype=torch.float64))
+        return eligible[systematic(inclusion(weights, count), offset)]
     if train.select == "window":
         start = int(torch.randint(len(eligible) - count + 1, (1,), generator=generator))
         return eligible[start : start + count]
