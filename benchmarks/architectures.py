@@ -8,16 +8,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from safetensors.torch import save_file
+
 HERE = Path(__file__).parent / "architectures"
 NAMES = tuple(sorted(path.stem for path in HERE.glob("*.json")))
 
 
 def write_folder(name: str, folder: Path) -> Path:
-    """Write an architecture as a pipeline folder whose weight files are empty; `pcpo plan --no-probe` reads it."""
+    """Write an architecture as a pipeline folder whose weight files hold nothing; `pcpo plan --no-probe` reads it."""
     for file, content in json.loads((HERE / f"{name}.json").read_text("utf-8")).items():
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content), "utf-8")
         if file.endswith("/config.json"):
-            (path.parent / "model.safetensors").touch()
+            save_file({}, path.parent / "model.safetensors")
     return folder

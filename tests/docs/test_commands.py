@@ -30,6 +30,8 @@ NOT_RUN = {
     "source": "the shell's own",
     "export REWARD_TOKEN": "the shell's own; the token is set below",
     "ssh": "needs another machine",
+    "accelerate launch": "starts processes; tests/distributed starts them",
+    "pcpo train flow_grpo_sd35 --launch": "starts processes; tests/distributed starts them",
 }
 # written on the pages -> run here
 INSTEAD = {
@@ -37,7 +39,7 @@ INSTEAD = {
     "stabilityai/stable-diffusion-3.5-medium": "models/my-sd35",
     "train.iterations=60": "train.iterations=2",
     "@20": "@2",
-    "heldout50": "prompts.txt",
+    "heldout50": "held_out.txt",
     "common50": "prompts.txt",
     "--matched 60": "--matched -1000",
     "prompts=ocr": "prompts=quoted.txt",
@@ -65,7 +67,7 @@ SLOW = {"docs/how-to/run-a-study.md"}
 def shell_lines(page):
     """Lines of shell blocks, continued ones joined, and indented commands of the prose."""
     fenced = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-    indented = re.findall(r"^ {4}((?:pcpo|make) .*)$", prose(page), flags=re.MULTILINE)
+    indented = re.findall(r"^ {4}((?:pcpo|make|accelerate) .*)$", prose(page), flags=re.MULTILINE)
     return [line.split(" # ")[0].strip() for line in [*fenced, *indented] if line.strip() and line[0] != "#"]
 
 
@@ -99,6 +101,7 @@ class Workplace:
         for label, family in (("my-sd15", "sd"), ("my-sd35", "sd3")):
             shutil.copytree(models[family], folder / "models" / label)
         (folder / "prompts.txt").write_text("red apple\nblue heart\n")
+        (folder / "held_out.txt").write_text("green tree\nyellow sun\n")
         (folder / "quoted.txt").write_text('a sign that says "OPEN"\na shirt with "NO" on it\n')
         (folder / "my_rewards.py").write_text(
             "def score(images, prompts, metadata):\n    return images.float().mean((1, 2, 3))\n"
@@ -109,7 +112,7 @@ class Workplace:
 
     def run(self, line):
         """Run one line of a page; returns the exit code and stderr."""
-        for written, here in {**INSTEAD, "http://127.0.0.1:8800": self.url}.items():
+        for written, here in {**INSTEAD, "http://127.0.0.1:8800": self.url, "http://gpu-box:8800": self.url}.items():
             line = line.replace(written, here)
         _, verb, *rest = shlex.split(line)
         rest = [str(self.models["sd3" if word == "emoji-sd3" else "sd"]) if word in EMBEDDED else word for word in rest]
@@ -118,6 +121,8 @@ class Workplace:
                 self.provide(word.split("@")[0].replace("*", "one").removesuffix("/config.yaml").split("=")[0])
         if verb in ("train", "validate", "plan"):
             rest[1:1] = [f"--set={setting}" for setting in self.settings(rest[0])]
+        if verb == "train" and not {"-o", "--output", "--resume"} & {*rest}:  # the usual folder may be taken by now
+            rest += ["--seed", str(len(list((self.folder / "runs").rglob("config.yaml"))))]
         if verb in ("sample", "eval", "compare"):
             rest += ["--steps", "2", "--count", "1"]
         return self.command(verb, *rest)

@@ -64,6 +64,9 @@ def _changes(config: Config) -> Iterator[tuple[str, str]]:
         yield "run.vae_slicing=true", "the same pictures"
     if not model.gradient_checkpointing:
         yield "model.gradient_checkpointing=true", "the same gradients, updates a third slower"
+    if not config.train.replay:
+        once = config.train.updates * config.train.epochs == 1
+        yield "train.replay=true", "the same gradients" + ("" if once else ", one more model call per pair")
     if run.precision == "fp32":
         yield "run.precision=bf16", "frozen weights and computation are rounded"
     smaller = _half(micro, 1)

@@ -17,7 +17,7 @@ class Counts:
     rollout_size      pictures in the largest sampling call; rollout_calls: calls of an iteration, of all T steps
     update_size       (picture, step) pairs in the largest training call
     update_calls      training calls of an iteration, each with a backward pass
-    reference_calls   calls to the model before tuning, for a KL penalty or credit.apply=lambda
+    reference_calls   calls to the model before tuning, for a KL penalty or credit.apply=lambda, and replays
     optimiser_steps   of an iteration
     probe_calls       training calls of one gradient_share measurement, of up to probe_size pairs
     evaluations       in the run; evaluation_pictures and evaluation_calls are of one
@@ -70,7 +70,9 @@ def count(config: Config, trained_steps: int, prompts: int) -> Counts:
     blocks = [min(micro, minibatch - start) for start in range(0, minibatch, micro)]
     calls = sum(-(-block * trained_steps // micro) for block in blocks)
     update_calls = calls * train.updates * train.epochs
-    lambda_calls = config.credit.apply == "lambda"
+    lambda_calls = config.credit.apply == "lambda"  # every prediction mixes in one of the model before tuning
+    replayed = train.replay and train.updates * train.epochs > 1
+    referred = (config.kl.form != "none") + lambda_calls + replayed * (1 + lambda_calls)
     rollout_calls = -(-config.pictures // rollout) * steps
     shown = min(evaluation.num_prompts, prompts) * evaluation.per_prompt
     measured = min(evaluation.credit_probe, config.pictures)
@@ -83,7 +85,7 @@ def count(config: Config, trained_steps: int, prompts: int) -> Counts:
         # calls of the rollout's size are filled up to it, so that they repeat its predictions
         update_size=micro if micro == rollout else min(micro, max(blocks) * trained_steps),
         update_calls=update_calls,
-        reference_calls=(config.kl.form != "none") * update_calls + lambda_calls * (rollout_calls + update_calls),
+        reference_calls=lambda_calls * rollout_calls + referred * update_calls,
         optimiser_steps=train.updates * train.epochs,
         probe_calls=max(min(2, measured), -(-measured // micro)) * trained_steps,
         probe_size=min(measured, micro),

@@ -19,6 +19,7 @@ from pcpo.plan.simulate import Simulation
 from pcpo.plan.skeleton import conditioning, part_bytes, skeleton
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import validate
+from pcpo.trainer.cost import iteration_cost
 from pcpo.trainer.measure import LIMIT, kept_every
 from pcpo.trainer.parts import build_algorithm
 
@@ -27,9 +28,10 @@ GIB = 1 << 30
 CUDA_CONTEXT = GIB // 2
 # What kernels of the CPU load and keep once they have been called.
 CPU_KERNELS = 45 << 20
-# The C library keeps freed memory in pieces: resident memory of CPU training over the tensors alive in it. Measured
-# between 1.1 and 1.9 on the embedded models (docs/how-to/plan-memory.md); a probe measures it for the run at hand.
-CPU_ALLOCATOR = 1.6
+# The C library keeps freed memory in pieces: resident memory of CPU training over the tensors alive in it. Measured on
+# the embedded models, 1.7 to 2.3, and 3 with gradient checkpointing; a probe measures it for the run at hand.
+CPU_ALLOCATOR = 2.0
+CPU_ALLOCATOR_CHECKPOINTED = 3.0
 
 
 @dataclass
@@ -138,7 +140,9 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None, pr
     config, adapter, counts = model.config, model.adapter, model.counts
     device = planned_device(config)
     calls = measured or model.activations
-    factor = CPU_ALLOCATOR if device == "cpu" and measured is None else 1.0
+    factor = 1.0
+    if device == "cpu" and measured is None:
+        factor = CPU_ALLOCATOR_CHECKPOINTED if config.model.gradient_checkpointing else CPU_ALLOCATOR
     offload = config.run.offload != "none" and device != "cpu"
     trained = sum(p.numel() for _, p in trainable(adapter.unwrapped))
     weights = _weights(config, adapter)
@@ -162,9 +166,9 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None, pr
     rewards, unknown = _rewards(config, device)
     resident |= rewards
 
-    kept = counts.pictures * counts.trained_steps * 3 * 4
     latent = torch.Size(adapter.latent_shape).numel()
-    trajectory, gradients = {"trajectory": kept * latent}, {"gradients": 4 * trained}
+    kept = iteration_cost(config, trained_steps=counts.trained_steps, latent=latent, parameters=trained, tensors=1)
+    trajectory, gradients = {"trajectory": kept.trajectory}, {"gradients": 4 * trained}
     moved = {_label(key): size for key, size in vae.items()} if offload else {}
 
     def scaled(line: Line, rows: int) -> int:
@@ -177,7 +181,8 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None, pr
         "optimiser step": trajectory | gradients | {"AdamW's working memory": 4 * trained * (device != "cpu")},
     }
     if counts.rollout_calls > config.sampler.steps:
-        phases["joining the rollout's calls"] = {"trajectory, twice": 2 * kept * latent}
+        field = 4 * latent * counts.pairs
+        phases["joining the rollout's calls"] = trajectory | {"one of its fields, joined": field}
     if counts.probe_size:
         rows = 2 * counts.trained_steps * trained
         stride = kept_every([p for _, p in trainable(adapter.unwrapped)], counts.trained_steps)
@@ -218,6 +223,8 @@ def _trained_state(config: Config, adapter: Adapter, trained: int) -> dict[str, 
     full = config.model.tune == "full"
     moments = 8 if config.optim.name == "adamw" else 2
     state = {f"{'moments' if full else 'LoRA and its moments'}": (moments + 4 * (not full)) * trained}
+    if config.train.replay and config.train.updates * config.train.epochs > 1:
+        state["weights that sampled"] = 4 * trained
     if config.optim.ema_decay is not None:
         state["moving average"] = 4 * trained
     if full and (config.kl.form != "none" or config.credit.apply == "lambda"):

@@ -86,7 +86,7 @@ def test_the_simulated_peak_is_that_of_a_real_iteration(trainer, folders, tmp_pa
     model = model_of(it.config)
     counts, calls = model.counts, model.activations
     latent = 4 * torch.Size(it.adapter.latent_shape).numel()
-    kept = 3 * counts.pairs * latent
+    kept = (3 * counts.pairs + counts.pictures) * latent
     trained = 4 * sum(p.numel() for p in it.state.parameters)
     simulated = max(
         kept + calls.sampling.at(counts.rollout_size),

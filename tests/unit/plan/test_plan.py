@@ -33,6 +33,7 @@ PRESETS = {"sd15": "pcpo_sd15", "sdxl": "pcpo_sdxl", "sd35": "pcpo_sd35", "flux"
         {"kl": {"form": "exact", "beta": 0.1}, "train": {"select": "first", "fraction": 0.5}},
         {"credit": {"schedule": "uniform", "apply": "lambda"}, "objective": {"name": "ppo_clip"}},
         {"evaluation": {"credit_probe": 4}, "batch": {"micro": 2}},
+        {"train": {"replay": True, "updates": 2}},
     ],
 )
 def test_calls_are_those_of_a_run(trainer, changes):
@@ -45,7 +46,7 @@ def test_calls_are_those_of_a_run(trainer, changes):
     assert len(calls) == counts.run_calls
     assert counts.run_pictures == 6 + 2 * len(it.evaluator.request.sample_ids)
     assert max(calls) == max(counts.rollout_size, counts.update_size)
-    assert references == 0 or references == counts.update_calls or references > counts.rollout_calls
+    assert (references > 0) == any(name in str(changes) for name in ("kl", "lambda", "replay"))
 
 
 def test_the_skeleton_is_the_model(trainer, folders):
@@ -84,7 +85,11 @@ def test_what_settings_do_to_a_plan(folders, tmp_path):
     assert full.resident["moments"] == 2 * weights == 2 * full.resident["moving average"]
     assert full.resident["reference model"] == weights == full.phases["update"]["gradients"]
     split = plan(run=cuda, batch={"rollout": 2})
-    assert split.phases["joining the rollout's calls"]["trajectory, twice"] == 2 * split.phases["update"]["trajectory"]
+    joining, whole = split.phases["joining the rollout's calls"], split.phases["update"]["trajectory"]
+    field = joining["one of its fields, joined"]
+    assert joining["trajectory"] == whole and 3 * field < whole < 4 * field  # final latents come on top of three fields
+    replayed = plan(run=cuda, train={"replay": True}).phases["update"]["trajectory"]
+    assert whole - replayed == field
 
 
 def test_a_reward_is_counted_where_it_runs(folders, tmp_path):
@@ -162,6 +167,17 @@ def test_memory_preset_needs_a_preset(tmp_path):
     path.write_text("name: x\nmemory_preset: 12gb\n")
     with pytest.raises(ConfigError, match="add preset: NAME"):
         load_config(path)
+
+
+def test_processes_that_are_launched_get_the_memory_preset(tmp_path, monkeypatch):
+    """Arguments that `--launch` hands on make the configuration that was checked here."""
+    from pcpo.cli import launch
+
+    handed = []
+    monkeypatch.setattr(launch, "launch", lambda file, arguments: handed.extend(arguments) or 0)
+    given = ["train", "pcpo_sd15", "--memory-preset", "16gb", "--set", "sampler.steps=7"]
+    assert CliRunner().invoke(app, [*given, "--launch", "x.yaml"]).exit_code == 0
+    assert handed == [*given[1:2], *given[4:], *given[2:4]]
 
 
 def sized(name, tmp_path, memory_preset):
