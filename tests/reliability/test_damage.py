@@ -59,6 +59,7 @@ def test_every_bit_of_the_manifest(folder, measured, step):
     measured("manifest_bits", bits=len(places), detected=len(places))
 
 
+@pytest.mark.reliability
 def test_files_cut_at_each_per_cent(folder, measured):
     tried = 0
     for path in sorted(folder.iterdir()):

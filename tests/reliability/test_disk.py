@@ -24,6 +24,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("code", REFUSALS)
 def test_every_call_of_a_save_refused(ram, measured, code):
     save(ram / "counted", 2, keep=2)

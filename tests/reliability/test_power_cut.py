@@ -21,6 +21,7 @@ def check(parent, at_least):
     assert max((one.iteration for one in found), default=0) >= at_least
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("keep", [1, 2])
 def test_killed_at_every_call_of_a_save(ram, measured, keep):
     calls = _prepared_calls(ram, keep)
