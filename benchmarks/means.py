@@ -9,6 +9,7 @@ turn with the plain one. `first` is the first call, so for torch.compile the tim
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "means.json")
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # the first call compiles, whatever ran before
     results = header("plain over variant, by processor time", threads=args.threads, repeats=args.repeats)
     results["models"] = {model: measure(model, args.variants, args.repeats) for model in args.models}
     for model, variants in results["models"].items():

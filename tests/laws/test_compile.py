@@ -9,7 +9,8 @@ from training import run, weights
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of torch's own compiler
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # both of torch's own compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("family", ["sd", "sd3"])
 def test_compiled_training_is_the_same_training(trainer, family):
     made = []
