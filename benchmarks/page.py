@@ -177,8 +177,9 @@ def means(found: Results | None) -> str:
         if title:
             rows.append([title, verdict, "not measured yet" if note in VARIANTS else note])
     text = (
-        "## What was tried\n\nRatios are the plain time over the variant's: above 1 is faster. The forward and backward\n"
-        "passes of the fused AdamW variant are those of the plain one: how far its ratios are from 1 is the noise.\n\n"
+        "## What was tried\n\nRatios are the plain time over the variant's: above 1 is faster. The forward and\n"
+        "backward passes of the fused AdamW variant are those of the plain one: how far its ratios are from 1 is\n"
+        "the noise.\n\n"
     )
     return text + table(["means", "verdict", "measured"], rows) + (f"\n{machine(found)}" if found else "")
 
