@@ -22,6 +22,10 @@ def run(
     shard_name: Annotated[
         str, typer.Option("--shard-name", help="label of this runner in claims and status", show_default="process id")
     ] = "",
+    reuse: Annotated[
+        list[Path] | None,
+        typer.Option("--reuse", help="a study's folder or archive: cells with the same settings take over its results"),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells that failed once more")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="failures only")] = False,
 ) -> None:
@@ -33,7 +37,7 @@ def run(
     from pcpo.errors import PCPOError
     from pcpo.study.runner import run_study
 
-    outcome = run_study(file, output, shard=shard_name, retry_failed=retry_failed, quiet=quiet)
+    outcome = run_study(file, output, shard=shard_name, reuse=reuse or [], retry_failed=retry_failed, quiet=quiet)
     if outcome.failed:
         raise PCPOError(
             f"{len(outcome.failed)} cells failed, the first is {outcome.failed[0]}",
@@ -56,3 +60,17 @@ def report(output: Annotated[Path, typer.Argument(help="the study's folder")]) -
     from pcpo.study.report import write_study_report
 
     typer.echo(write_study_report(output))
+
+
+@app.command("archive")
+def archive(
+    output: Annotated[Path, typer.Argument(help="the study's folder")],
+    target: Annotated[Path, typer.Argument(help="folder to write to; cells that it has already stay")],
+) -> None:
+    """Write the study file and the finished cells' results, some 20 kB each: to keep, to share, to go on from.
+
+    `pcpo study report` reads an archive, and `pcpo study run --reuse` takes its results over.
+    """
+    from pcpo.study.archive import write_archive
+
+    typer.echo(f"{write_archive(output, target)} finished cells are in {target}")

@@ -58,6 +58,11 @@ class Claim:
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
+    @property
+    def deaths(self) -> int:
+        """Owners in a row, up to this one, that died without getting the cell any further."""
+        return int(self.record["deaths"])
+
     def beat(self) -> None:
         """Say that this process is alive; notice when the cell has a newer owner."""
         if _path(self.path.parent, self.cell, self.number + 1).exists():
@@ -95,8 +100,19 @@ class Claim:
                 return
 
 
-def take(folder: Path, cell: str, shard: str, *, every: float = HEARTBEAT, stale: float = STALE_AFTER) -> Claim | None:
-    """Claim a cell; None when another process has it. Raises RunFolderError when the folder cannot be written."""
+def take(
+    folder: Path,
+    cell: str,
+    shard: str,
+    *,
+    progress: int = 0,
+    every: float = HEARTBEAT,
+    stale: float = STALE_AFTER,
+) -> Claim | None:
+    """Claim a cell; None when another process has it. Raises RunFolderError when the folder cannot be written.
+
+    progress: how far the cell is now. The claim's `deaths` counts the owners that died since it was last less far.
+    """
     number = newest(folder, cell)
     if number is not None and not is_free(_path(folder, cell, number), stale):
         return None
@@ -105,6 +121,8 @@ def take(folder: Path, cell: str, shard: str, *, every: float = HEARTBEAT, stale
     record = {
         "cell": cell,
         "shard": shard,
+        "progress": progress,
+        "deaths": _deaths(folder, cell, number, progress),
         "machine": machine(),
         "pid": os.getpid(),
         "process_started": psutil.Process().create_time(),
@@ -124,6 +142,15 @@ def take(folder: Path, cell: str, shard: str, *, every: float = HEARTBEAT, stale
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump(record, file, indent=2)
     return Claim(path, cell, number, record, every)
+
+
+def _deaths(folder: Path, cell: str, number: int, progress: int) -> int:
+    """How many owners in a row before claim `number` never released a cell that was as far as now when they took it."""
+    before = read(_path(folder, cell, number - 1)) or {}
+    if before.get("released") or before.get("progress") != progress:
+        return 0
+    deaths = before.get("deaths")
+    return deaths + 1 if isinstance(deaths, int) else 1
 
 
 def newest(folder: Path, cell: str) -> int | None:

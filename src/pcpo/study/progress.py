@@ -49,9 +49,10 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def plan(self, study: Study, cells: Sequence[Cell]) -> None:
-        """Say what will be run, and in what the arms of each model differ."""
-        self._say(f"study  {study.name}: {len(cells)} cells, {self._done()} done", "bold")
+    def plan(self, study: Study, cells: Sequence[Cell], reused: int = 0) -> None:
+        """Say what will be run, and in what the arms of each model differ; `reused` cells were just taken over."""
+        taken = f", {reused} of them taken over" if reused else ""
+        self._say(f"study  {study.name}: {len(cells)} cells, {self._done()} done{taken}", "bold")
         shown = set()
         for cell in cells:
             if (cell.model, cell.arm) in shown:
@@ -127,10 +128,10 @@ class _CellConsole(Console):
 
 
 def iterations_logged(cell: Cell) -> int:
-    """Iterations that a cell has done, from its newest log lines; 0 before the first."""
+    """Iterations that a cell has done, from its newest log lines; 0 before the first, all where results came alone."""
     path = cell.folder / "events.jsonl"
     if not path.is_file():
-        return 0
+        return 0 if read_results(cell) is None else cell.config.train.iterations
     for line in reversed(path.read_bytes().splitlines()):
         if line.startswith(b'{"type": "iteration", "iteration": '):
             count = line.split(b": ", 3)[2].split(b",")[0]

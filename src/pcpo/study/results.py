@@ -21,7 +21,18 @@ from pcpo.study.plan import Cell
 
 FORMAT = 1
 RESULTS = "results.json"
-REQUIRED = {"model", "reward", "arm", "seed", "complete", "iterations_done", "difference", "evaluations", "iterations"}
+REQUIRED = {
+    "model",
+    "reward",
+    "arm",
+    "seed",
+    "complete",
+    "iterations_done",
+    "difference",
+    "evaluations",
+    "iterations",
+    "config",
+}
 # Parts of an iteration's time that serve the diagnostics, not the training.
 NOT_TRAINING = {"total", "probe"}
 # Texts and single pictures of an evaluation stay in the run's own log.
@@ -98,16 +109,21 @@ def read_results(cell: Cell) -> dict[str, Any] | None:
     path = cell.folder / RESULTS
     if not path.is_file():
         return None
+    results = parse_results(path)
+    return results if results["iterations_done"] >= cell.config.train.iterations else None
+
+
+def parse_results(path: Path) -> dict[str, Any]:
+    """The content of a `results.json`. Raises RunFolderError when it is damaged."""
     try:
         results: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if not results.keys() >= REQUIRED:
+        if not results.keys() >= REQUIRED or not isinstance(results["iterations_done"], int):
             raise KeyError(*REQUIRED - results.keys())
-        enough = results["iterations_done"] >= cell.config.train.iterations
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             "cannot be read", where=str(path), fix="delete this file: it is made again from the run's log"
         ) from error
-    return results if enough else None
+    return results
 
 
 def collect(cells: Sequence[Cell]) -> list[dict[str, Any]]:

@@ -19,10 +19,12 @@ from pcpo.errors import PCPOError, RunFolderError
 from pcpo.observe.console import Console
 from pcpo.study import claims
 from pcpo.study.plan import Cell, Study, load_study, make_cells, refusals
-from pcpo.study.progress import Progress
+from pcpo.study.progress import Progress, iterations_logged
 from pcpo.study.results import collect, read_results, write_results, write_table
+from pcpo.study.reuse import check_taken_over, take_over
 
 STUDY_FILE = "study.yaml"
+MAX_DEATHS = 3
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Outcome:
     """What one runner did: names of cells."""
 
     finished: list[str] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
@@ -44,12 +47,19 @@ def open_study(output: Path) -> tuple[Study, list[Cell]]:
 
 
 def run_study(
-    file: str | Path, output: str | Path, *, shard: str = "", retry_failed: bool = False, quiet: bool = False
+    file: str | Path,
+    output: str | Path,
+    *,
+    shard: str = "",
+    reuse: Sequence[Path] = (),
+    retry_failed: bool = False,
+    quiet: bool = False,
 ) -> Outcome:
     """Run what is left of a study, sharing `output` with other runners.
 
     Every cell's settings, model header, prompts and rewards are checked before the first one starts. Raises PCPOError
-    that names a refused cell. `shard` labels this runner's claims.
+    that names a refused cell. `shard` labels this runner's claims; `reuse` names studies or archives whose results are
+    taken over by cells with the same settings.
     """
     study, output = load_study(file), Path(output)
     cells = make_cells(study, output)
@@ -57,9 +67,9 @@ def run_study(
     text = Path(file).read_text("utf-8")
     write_text_atomic(output / STUDY_FILE, text)
     shard = shard or f"{os.getpid()}"
-    outcome = Outcome()
+    outcome = Outcome(reused=take_over(cells, reuse))
     with Progress(cells, quiet) as progress:
-        progress.plan(study, cells)
+        progress.plan(study, cells, len(outcome.reused))
         tried: set[str] = set()
         while True:
             claim, cell = _next(output, cells, shard, tried, retry_failed)
@@ -80,14 +90,13 @@ def check(cells: Sequence[Cell], output: Path) -> None:
     from pcpo.models.loading import adapter_class
     from pcpo.rewards.registry import build_rewards
     from pcpo.trainer.parts import check_family
-    from pcpo.trainer.runfolder import check_output
 
     seen: set[str] = set()
     for cell in cells:
         config = cell.config
         with refusals(cell.name):
             if claims.owner(output / "claims", cell.name) is None:  # another runner may be making the folder just now
-                check_output(config, resume=_started(cell))
+                _check_folder(cell)
             sections = config.model_dump(mode="json", exclude={"run", "name", "optim"})
             key = json.dumps(sections, sort_keys=True)
             if key in seen:
@@ -101,6 +110,15 @@ def check(cells: Sequence[Cell], output: Path) -> None:
             if rewards not in seen:
                 build_rewards([(part.name, part.weight, part.options) for part in config.reward])
                 seen.add(rewards)
+
+
+def _check_folder(cell: Cell) -> None:
+    from pcpo.trainer.runfolder import check_output
+
+    if _started(cell) or read_results(cell) is None:
+        check_output(cell.config, resume=_started(cell))
+    else:
+        check_taken_over(cell)
 
 
 def state(cell: Cell, output: Path) -> str:
@@ -132,7 +150,7 @@ def _next(
     for cell in cells:
         if cell.name in tried or not _open(cell, output, retry_failed):
             continue
-        claim = claims.take(output / "claims", cell.name, shard)
+        claim = claims.take(output / "claims", cell.name, shard, progress=iterations_logged(cell))
         if claim is None:
             continue
         if _open(cell, output, retry_failed):  # it may have been finished between the look and the claim
@@ -156,6 +174,7 @@ def _run_claimed(cell: Cell, claim: claims.Claim, output: Path, outcome: Outcome
     failure_path(cell, output).unlink(missing_ok=True)
     with claim:
         try:
+            _refuse_deadly(claim)
             results = _train(cell, progress.follow(cell, claim))
         except claims.ClaimLost:
             progress.lost(cell)
@@ -166,6 +185,15 @@ def _run_claimed(cell: Cell, claim: claims.Claim, output: Path, outcome: Outcome
         else:
             outcome.finished.append(cell.name)
             progress.finished(cell, results)
+
+
+def _refuse_deadly(claim: claims.Claim) -> None:
+    if claim.deaths >= MAX_DEATHS:
+        done = claim.record["progress"]
+        raise RunFolderError(
+            f"{claim.deaths} processes died on it, all without getting further than iteration {done}",
+            fix="look for what kills them (memory?), then pcpo study run --retry-failed",
+        )
 
 
 def _train(cell: Cell, console: Console) -> dict[str, Any]:

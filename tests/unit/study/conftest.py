@@ -39,3 +39,16 @@ def study_file(folders, tmp_path):
         return path
 
     return make
+
+
+@pytest.fixture(scope="module")
+def finished(folders, tmp_path_factory):
+    """Folder of a study of one seed that has been run (`out`), with its file (`study.yaml`) and archive (`archive`)."""
+    from pcpo.study.archive import write_archive
+    from pcpo.study.runner import run_study
+
+    root = tmp_path_factory.mktemp("finished")
+    (root / "study.yaml").write_text(STUDY.format(model=folders["sd"]).replace("[0, 1]", "[0]"), "utf-8")
+    run_study(root / "study.yaml", root / "out", quiet=True)
+    assert write_archive(root / "out", root / "archive") == 2
+    return root

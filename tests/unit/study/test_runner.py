@@ -183,3 +183,53 @@ def test_the_weights_of_every_evaluation_are_kept_where_asked_for(trainer, folde
     assert {round(float(p.detach().double().square().sum()), 12) for p in loaded} == {
         round(float(t.double().square().sum()), 12) for key, t in kept[1].items() if "lora_B" in key or ".up." in key
     }
+
+
+KILLS = """
+import os, signal
+
+def deadly(images, prompts, metadata):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_cell_that_kills_its_process_is_given_up(study_file, tmp_path):
+    (tmp_path / "kills.py").write_text(KILLS)
+    rewards = f"{{deadly: {tmp_path / 'kills.py'}:deadly, colorfulness: }}"
+    path = study_file(("{colorfulness: }", rewards), ("seeds: [0, 1]", "seeds: [0]"), ("  pcpo:\n", ""))
+    out = tmp_path / "out"
+
+    def ends(*arguments):
+        with start(path, out, "--quiet", *arguments) as process:
+            process.communicate(timeout=120)
+        return process.returncode
+
+    assert [ends() for _ in range(3)] == [-signal.SIGKILL] * 3
+    outcome = run_study(path, out, quiet=True)
+    assert outcome.finished == ["m--colorfulness--native--0"] and outcome.failed == ["m--deadly--native--0"]
+    assert "3 processes died on it" in describe(out) and "1 done, 1 failed" in describe(out)
+    assert ends("--retry-failed") == -signal.SIGKILL
+
+
+def die(folder, cell, progress, released=False):
+    """A claim of a process that is no more."""
+    claim = claims.take(folder, cell, "s", progress=progress)
+    claim.path.write_text(json.dumps({**claim.record, "process_started": 0.0, "released": released}))
+    return claim
+
+
+def test_a_cell_whose_processes_died_is_recorded_as_failed(study_file, tmp_path):
+    path, out = study_file(("seeds: [0, 1]", "seeds: [0]")), tmp_path / "out"
+    for _ in range(3):
+        die(out / "claims", "m--colorfulness--native--0", 0)
+    outcome = run_study(path, out, quiet=True)
+    assert outcome.failed == ["m--colorfulness--native--0"] and outcome.finished == ["m--colorfulness--pcpo--0"]
+    assert "3 processes died on it, all without getting further than iteration 0" in describe(out)
+    assert run_study(path, out, quiet=True, retry_failed=True).finished == ["m--colorfulness--native--0"]
+
+
+def test_deaths_count_only_where_nothing_was_gained(tmp_path):
+    expected = ((0, False, 0), (0, False, 1), (5, False, 0), (5, True, 1), (5, False, 0), (5, False, 1), (6, False, 0))
+    for progress, released, deaths in expected:
+        assert die(tmp_path, "c", progress, released).deaths == deaths

@@ -1,0 +1,46 @@
+"""Results without their runs: small enough to be kept in a repository, and taken over where a study needs them again.
+
+An archive is a study's folder of `study.yaml` and the finished cells' `results.json` alone: it can be reported on, and
+`pcpo study run --reuse ARCHIVE` goes on from it elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pcpo.data.files import write_text_atomic
+from pcpo.errors import RunFolderError
+from pcpo.study.results import RESULTS, read_results
+from pcpo.study.runner import STUDY_FILE, open_study
+
+DIGITS = 6
+
+
+def write_archive(output: Path, target: Path) -> int:
+    """Write the study file and every finished cell's results to `target`, floats with six digits; returns how many.
+
+    Cells that `target` has already, and this study has not finished, stay. Raises RunFolderError when `output` holds no
+    study or `target` is the same folder.
+    """
+    if output.resolve() == target.resolve():
+        raise RunFolderError("is the study's own folder", where=str(target), fix="name another folder")
+    cells = open_study(output)[1]
+    write_text_atomic(target / STUDY_FILE, (output / STUDY_FILE).read_text("utf-8"))
+    finished = [(cell, results) for cell in cells if (results := read_results(cell)) is not None]
+    for cell, results in finished:
+        config = cell.config.model_dump(mode="json")
+        config["run"]["output"] = None  # a place on this machine
+        text = json.dumps(rounded({**results, "config": config}), separators=(",", ":"), allow_nan=False)
+        write_text_atomic(target / "cells" / cell.name / RESULTS, text + "\n")
+    return len(finished)
+
+
+def rounded(value: Any) -> Any:
+    """The same nested data, floats cut to six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list) else value
