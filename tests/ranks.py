@@ -97,6 +97,34 @@ def train_split(settings: dict[str, Any]) -> None:
     trainer.runtime.close()
 
 
+def train_zero(settings: dict[str, Any], resume: bool = False, reward: Any = training.reddish, spoil: int = 0) -> None:
+    """A run whose optimiser is split by DeepSpeed; `spoil`: a gradient of the last process is NaN in that update."""
+    from pcpo.trainer.loop import PCPOTrainer
+
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    trainer = PCPOTrainer(config=settings, reward=reward, resume=resume, quiet=True)
+    state, zero = trainer.state, trainer.state.zero
+    held = sum(value.numel() for value in zero.part().values())
+    assert held <= 2 * sum(p.numel() for p in state.parameters) / trainer.runtime.world + 20
+    calls, step = [], zero.step
+
+    def spoiled() -> float:
+        calls.append(None)
+        if len(calls) != spoil:
+            return step()
+        if trainer.runtime.rank == trainer.runtime.world - 1:
+            zero.zero.all_grad_tensors[0][-1].view(-1)[-1] = math.nan
+        before = [value.clone() for value in state.tensors().values()]
+        norm = step()
+        assert math.isinf(norm)
+        assert all(a.equal(b) for a, b in zip(before, state.tensors().values(), strict=True))
+        return norm
+
+    zero.step = spoiled
+    trainer.train()
+    trainer.runtime.close()
+
+
 def wait_for(events: Path, lines: int, seconds: float = 100.0) -> None:
     """Return once the log has so many lines."""
     until = time.monotonic() + seconds

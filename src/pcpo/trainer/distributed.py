@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from pcpo.errors import ConfigError, DistributedError, Interrupted, MemoryLimitError, PCPOError, one_line
 from pcpo.models.base import Adapter
+from pcpo.models.lora import trainable
+from pcpo.trainer import zero
 from pcpo.trainer.config import Config
 from pcpo.types import Reward
 
@@ -74,6 +76,14 @@ class Runtime:
     def shard(self, adapter: Adapter) -> None:
         """Split the frozen weights over the processes, where the launcher asks for it."""
 
+    def split_optimizer(self, adapter: Adapter, config: Config) -> zero.ZeroAdamW | None:
+        """The optimiser that is split over the processes, where the launcher asks for it."""
+        return None
+
+    def meet(self, collective: Callable[[], Result]) -> Result:
+        """Do what all processes do together. Raises DistributedError where another one is gone."""
+        return collective()
+
     def close(self) -> None:
         """Leave the others, once all are done."""
 
@@ -81,12 +91,14 @@ class Runtime:
 class Processes(Runtime):
     """Several processes, connected by torch.distributed, which accelerate has set up.
 
-    With `sharded`, frozen weights are split by FSDP2 (what is trained is not: a LoRA is small). Every model call is
-    then a collective, so all processes must make as many.
+    `splits` "FSDP": frozen weights are split by FSDP2 (what is trained is not: a LoRA is small). "ZeRO": DeepSpeed,
+    which `accelerator` has set up, splits gradients and optimiser of a full fine-tuning. Model calls or
+    backward passes are then collectives, so all processes must make as many.
     """
 
-    def __init__(self, timeout: timedelta, *, sharded: bool = False) -> None:
-        self.rank, self.world, self.sharded = dist.get_rank(), dist.get_world_size(), sharded
+    def __init__(self, timeout: timedelta, splits: str | None = None, accelerator: Any = None) -> None:
+        self.rank, self.world, self.sharded = dist.get_rank(), dist.get_world_size(), splits is not None
+        self.splits, self._accelerator = splits, accelerator
         self._control = dist.new_group(backend="gloo", timeout=timeout)
         self.bytes_reduced = 0
 
@@ -95,7 +107,7 @@ class Processes(Runtime):
         if self.sharded and count % self.world:
             raise ConfigError(
                 f"{count} pictures for {self.world} processes, which must make as many model calls each",
-                where="FSDP",
+                where=str(self.splits),
                 fix="make batch.prompts * batch.group_size and the evaluation's pictures multiples of the processes",
             )
         return super().share(count)
@@ -143,7 +155,7 @@ class Processes(Runtime):
 
     def shard(self, adapter: Adapter) -> None:
         """As in `Runtime`."""
-        if not self.sharded:
+        if self.splits != "FSDP":
             return
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -157,6 +169,17 @@ class Processes(Runtime):
         for part in reversed(list(module.modules())):  # inner ones first; the model itself comes last
             if part is module or type(part).__name__ in blocks:
                 fully_shard(part, mesh=mesh, ignored_params=trained)
+
+    def split_optimizer(self, adapter: Adapter, config: Config) -> zero.ZeroAdamW | None:
+        """As in `Runtime`."""
+        if self.splits != "ZeRO":
+            return None
+        module = adapter.place()
+        return zero.ZeroAdamW(self._accelerator, module, [p for _, p in trainable(module)], config)
+
+    def meet(self, collective: Callable[[], Result]) -> Result:
+        """As in `Runtime`."""
+        return _meet(collective)
 
     def close(self) -> None:
         """As in `Runtime`."""
@@ -181,44 +204,61 @@ def start(config: Config, reward: Reward | None = None) -> Runtime:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Runtime()
     from accelerate import Accelerator
-    from accelerate.utils import DistributedType, InitProcessGroupKwargs
+    from accelerate.utils import InitProcessGroupKwargs
 
     timeout = collective_timeout(config, reward)
     on_cpu = config.run.device == "cpu" or not torch.accelerator.is_available()
-    accelerator = Accelerator(
-        cpu=on_cpu, mixed_precision="no", kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)]
-    )
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        raise ConfigError(
-            "DeepSpeed ZeRO splits the optimiser of what is trained, and this trainer keeps it whole in every process",
-            where="accelerate",
-            fix="use configs/accelerate/ddp.yaml, or fsdp2.yaml to split frozen weights",
-        )
-    if sharded:
-        _check_sharded(config)
+    splits = _splits()
+    if splits is not None:
+        _check_sharded(config, splits)
+    by_deepspeed = splits == "ZeRO"
+    if by_deepspeed:
+        zero.check_installed()
+    # accelerate knows DeepSpeed only where it was not told to stay on the CPU; there it needs the backend's name
+    group = InitProcessGroupKwargs(timeout=timeout, backend="gloo" if by_deepspeed and on_cpu else None)
+    accelerator = Accelerator(cpu=on_cpu and not by_deepspeed, mixed_precision="no", kwargs_handlers=[group])
+    if by_deepspeed:
+        zero.check_plugin(accelerator.deepspeed_plugin)
     if config.pictures < accelerator.num_processes:
         raise ConfigError(
             f"{config.pictures} pictures per iteration for {accelerator.num_processes} processes",
             where="batch",
             fix="start fewer processes, or raise batch.prompts or batch.group_size",
         )
-    return Processes(timeout, sharded=sharded)
+    return Processes(timeout, splits, accelerator)
 
 
-def _check_sharded(config: Config) -> None:
-    """Raise ConfigError for what FSDP2 cannot do here."""
-    if os.environ.get("FSDP_VERSION", "1") != "2":
+def _splits() -> str | None:
+    """What accelerate's launcher asks to be split."""
+    asked = {"FSDP": "ACCELERATE_USE_FSDP", "ZeRO": "ACCELERATE_USE_DEEPSPEED"}
+    return next((name for name, key in asked.items() if os.environ.get(key, "false").lower() == "true"), None)
+
+
+def _check_sharded(config: Config, splits: str) -> None:
+    """Raise ConfigError for what FSDP2 or ZeRO-2 cannot do here."""
+    fsdp, unequal = splits == "FSDP", "processes would not make as many model calls"
+    if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("only version 2 of FSDP is known", where="accelerate", fix="set fsdp_version: 2")
     reasons = {
-        "model.tune": ("lora", config.model.tune, "frozen weights are split, and a full fine-tuning has none"),
-        "evaluation.credit_probe": (0, config.evaluation.credit_probe, "processes would not make as many model calls"),
-        "credit.schedule": ("fixed", _is_fixed(config), "processes would not make as many model calls"),
+        "evaluation.credit_probe": (0, config.evaluation.credit_probe, unequal),
+        "credit.schedule": ("fixed", _is_fixed(config), unequal),
     }
+    if fsdp:
+        tune = ("lora", config.model.tune, "frozen weights are split, and a full fine-tuning has none")
+        reasons["model.tune"] = tune
+    else:
+        other = "auto" if config.run.device == "cpu" and torch.accelerator.is_available() else config.run.device
+        scaled = "bf16" if config.run.precision == "fp16" else config.run.precision
+        reasons |= {
+            "model.tune": ("full", config.model.tune, "the optimiser is split, and that of a LoRA is small"),
+            "optim.name": ("adamw", config.optim.name, "moments are split where blocks of 8 bits would not end"),
+            "run.precision": (scaled, config.run.precision, "its losses are not scaled"),
+            "run.device": (other, config.run.device, "DeepSpeed computes on the accelerator that is there"),
+        }
     for where, (wanted, found, reason) in reasons.items():
         if wanted != found:
             fix = f"use {wanted}, or configs/accelerate/ddp.yaml"
-            raise ConfigError(f"{found} does not go with FSDP: {reason}", where=where, fix=fix)
+            raise ConfigError(f"{found} does not go with {splits}: {reason}", where=where, fix=fix)
 
 
 def _is_fixed(config: Config) -> str:
@@ -240,9 +280,9 @@ def collective_timeout(config: Config, reward: Reward | None = None) -> timedelt
     return timedelta(seconds=max(PATIENCE, 2 * deadline + 600))
 
 
-def _meet(collective: Callable[[], object]) -> None:
+def _meet(collective: Callable[[], Result]) -> Result:
     try:
-        collective()
+        return collective()
     except RuntimeError as error:  # DistBackendError and DistNetworkError are of this class too
         raise DistributedError(
             f"another process of this run has ended or does not answer: {one_line(error)}",

@@ -15,7 +15,16 @@ import torch
 from accelerate.utils import set_seed
 
 from pcpo import __version__
-from pcpo.errors import CheckpointError, Interrupted, NumericError, RewardError, RunFolderError
+from pcpo.errors import (
+    CheckpointError,
+    DistributedError,
+    Interrupted,
+    MemoryLimitError,
+    NumericError,
+    PCPOError,
+    RewardError,
+    RunFolderError,
+)
 from pcpo.models.base import Adapter
 from pcpo.models.device import find_device
 from pcpo.models.loading import wrap_pipeline
@@ -123,6 +132,7 @@ class PCPOTrainer:
             sizes,
             self.algorithm.adaptive,
             loss_scaling=config.run.precision == "fp16",
+            zero=self.runtime.split_optimizer(self.adapter, config),
         )
         self.learner = Learner(
             config,
@@ -208,7 +218,7 @@ class PCPOTrainer:
                 words = self.runtime.every(lambda: self._save_border(events))[0]
                 raise Interrupted(error.number, f"{self.folder}: {words}") from None
             except Exception as error:
-                if self.state.finished:  # its state is worth keeping: a reward may come back
+                if self.state.finished and self._all_know(error):  # worth keeping: a reward may come back
                     self.saver.save_border(events)
                 if isinstance(error, RewardError):
                     events.write("warning", message=f"the reward failed: {error}", iteration=self.state.iteration)
@@ -224,6 +234,11 @@ class PCPOTrainer:
                 reason="finished",
                 seconds=time.perf_counter() - began,
             )
+
+    def _all_know(self, error: Exception) -> bool:
+        """Whether all processes are here, where they must meet in order to save: a split optimiser."""
+        alone = not isinstance(error, PCPOError) or isinstance(error, DistributedError | MemoryLimitError)
+        return self.state.zero is None or not alone
 
     def _save_border(self, events: EventWriter) -> str:
         """Save the last finished iteration; returns words that say so."""

@@ -16,7 +16,7 @@ from pcpo.trainer.state import TrainState
 class Saver:
     """Saves `state` below `folder`/checkpoints. A disk that refuses stops no run: it warns, and `failed` says why.
 
-    Of several processes the main one saves; the state is the same in all of them.
+    Of several processes the main one saves; the state is the same in all of them, or (ZeRO) put together from all.
 
     `failed` is the error of the last save, None when that went well.
     """
@@ -37,6 +37,7 @@ class Saver:
 
         The log goes to the disk first: it is never behind a checkpoint. Older checkpoints go last.
         """
+        snapshot = self.state.snapshot(self.config.model_dump(mode="json"))
         if not self.runtime.is_main:
             return None
         troubles, path = [], None
@@ -45,7 +46,7 @@ class Saver:
         except OSError as error:
             troubles.append(f"{events.path}: cannot be written ({error.strerror}); its events wait in memory")
         try:
-            path = checkpoint.save(self.parent, self.state.snapshot(self.config.model_dump(mode="json")))
+            path = checkpoint.save(self.parent, snapshot)
             self.failed = None
         except CheckpointError as error:
             self.failed = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from pcpo.trainer.config import OptimSettings
 from pcpo.trainer.memory import CallSizes
 from pcpo.trainer.optimizer import make_optimizer
 from pcpo.trainer.random_state import RandomState
+from pcpo.trainer.zero import ZeroAdamW
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,10 @@ class Mark:
 
 
 class TrainState:
-    """Trained parameters with their AdamW, optional EMA, and counters."""
+    """Trained parameters with their AdamW, optional EMA, and counters.
+
+    With `zero` the optimiser is split over the processes, and makes the whole step itself.
+    """
 
     def __init__(
         self,
@@ -42,13 +47,15 @@ class TrainState:
         adaptive: AdaptiveCredit | None = None,
         *,
         loss_scaling: bool = False,
+        zero: ZeroAdamW | None = None,
     ) -> None:
         self.names = [name for name, _ in named]
         self.parameters = [parameter for _, parameter in named]
         self.advantages, self.adaptive, self.sizes = advantages, adaptive, sizes
         self.iteration = 0
         self.samples = 0
-        self.optimizer = make_optimizer(self.parameters, settings)
+        self.zero = zero
+        self.optimizer = make_optimizer(self.parameters, settings)  # idle beside `zero`
         # fp16 gradients of these losses, about 1e-7 an element, would be rounded to zero
         self._loss_scaling = loss_scaling
         self.scaler = self._new_scaler()
@@ -62,12 +69,34 @@ class TrainState:
     def _new_scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.parameters[0].device.type, enabled=self._loss_scaling)
 
+    def zero_grad(self) -> None:
+        """Forget the accumulated gradients."""
+        (self.zero or self.optimizer).zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of a loss."""
+        if self.zero is None:
+            self.scaler.scale(loss).backward()
+        else:
+            self.zero.backward(loss)
+
     def step(self) -> None:
-        """Apply the accumulated gradients."""
+        """Apply the accumulated gradients, which are finite."""
         self._changed = True
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.zero_grad()
+        self._average()
+
+    def step_split(self, zero: ZeroAdamW) -> float:
+        """The same of a split optimiser, clipped; returns the norm. Nothing is changed where that is not finite."""
+        norm = zero.step()
+        if math.isfinite(norm):
+            self._changed = True
+            self._average()
+        return norm
+
+    def _average(self) -> None:
         if self.ema is not None:
             self.ema.step(self.parameters)
 
@@ -84,10 +113,16 @@ class TrainState:
         finally:
             self.ema.restore(self.parameters)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that is a tensor, by name; not copied."""
+    def tensors(self, *, whole: bool = False) -> dict[str, Tensor]:
+        """Everything that is a tensor, by name; not copied.
+
+        Of a split optimiser this process's part or, `whole`, all of it: then all processes must ask, and one gets it.
+        """
         tensors: dict[str, Tensor] = {f"weight.{name}": p for name, p in zip(self.names, self.parameters, strict=True)}
-        tensors |= checkpoint.optimizer_tensors(self.optimizer)
+        if self.zero is None:
+            tensors |= checkpoint.optimizer_tensors(self.optimizer)
+        else:
+            tensors |= self.zero.whole() if whole else self.zero.part()
         if self.ema is not None:
             tensors |= {f"ema.{name}": p for name, p in zip(self.names, self.ema.shadow_params, strict=True)}
         return tensors
@@ -115,7 +150,10 @@ class TrainState:
         with torch.no_grad():
             for name, parameter in zip(self.names, self.parameters, strict=True):
                 parameter.copy_(tensors[f"weight.{name}"])
-            checkpoint.restore_optimizer(self.optimizer, tensors)
+            if self.zero is None:
+                checkpoint.restore_optimizer(self.optimizer, tensors)
+            else:
+                self.zero.load(tensors)
             if self.ema is not None:
                 for name, shadow in zip(self.names, self.ema.shadow_params, strict=True):
                     shadow.copy_(tensors[f"ema.{name}"])
@@ -152,7 +190,7 @@ class TrainState:
         mark = self._mark
         if self._changed and mark.tensors is None:
             return False
-        self.optimizer.zero_grad(set_to_none=True)
+        self.zero_grad()
         if self._changed and mark.tensors is not None:
             self.load({name: value.clone() for name, value in mark.tensors.items()}, mark.record)
         else:
@@ -162,8 +200,8 @@ class TrainState:
         return True
 
     def snapshot(self, config: Mapping[str, Any]) -> Snapshot:
-        """What a checkpoint holds. The tensors are not copied: save it before the next step."""
-        return Snapshot(self.iteration, self.tensors(), self.record(), RandomState.capture(), dict(config))
+        """What a checkpoint holds, in the main process; all must ask. Not copied: save it before the next step."""
+        return Snapshot(self.iteration, self.tensors(whole=True), self.record(), RandomState.capture(), dict(config))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Take over a checkpoint. Raises CheckpointError when it is of another configuration."""

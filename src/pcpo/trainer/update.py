@@ -111,29 +111,29 @@ class Updater:
 
         The loss is a sum over the rows, divided by the number of pairs in all processes.
         """
-        steps, scaler, done = len(update.trajectory.steps), self.state.scaler, 0
+        steps, done = len(update.trajectory.steps), 0
         own = own_rows(part, self.rows)
         kept: list[tuple[Metrics, StepGradients | None]] = []
 
         def attempt(size: int) -> tuple[Metrics, StepGradients | None]:
             nonlocal done
-            self.state.optimizer.zero_grad(set_to_none=True)
+            self.state.zero_grad()
             advance(-done)
             done, metrics = 0, Metrics(steps)
             gradients = self._measuring(part, steps) if measures else None
             fill = size if gradients is None and size == self.sizes["rollout"] else 0
             for rows, positions in gradients.batches(size) if gradients else micro_batches(own, steps, size):
                 out = update.loss(rows, positions, fill)
-                scaler.scale(out.per_step.sum() / (len(part) * steps)).backward()
+                self.state.backward(out.per_step.sum() / (len(part) * steps))
                 if gradients is not None:
-                    gradients.take(positions, scaler.get_scale())
+                    gradients.take(positions, self.state.scaler.get_scale())
                 metrics.add(out, rows + self.rows.start, positions)
                 del out  # its spent graph would hold memory during the next forward pass
                 done += len(rows)
                 advance(len(rows))
             for _ in range(self._idle_calls(part, steps, size)):
                 none = torch.zeros(1, dtype=torch.long)
-                (update.loss(none, none, fill).per_step.sum() * 0).backward()
+                self.state.backward(update.loss(none, none, fill).per_step.sum() * 0)
             return metrics, gradients
 
         self.runtime.every(lambda: kept.append(self.sizes.attempt("micro", attempt, warn)))
@@ -166,7 +166,7 @@ class Updater:
                 check(site, metrics.values(name), where, pictures=metrics.pictures, steps=steps)
             return self._optimise(where)
         except NonFinite:
-            self.state.optimizer.zero_grad(set_to_none=True)
+            self.state.zero_grad()
             raise
 
     def _optimise(self, where: Where) -> float:
@@ -174,6 +174,11 @@ class Updater:
         state = self.state
         if state.ema is not None:
             check_tensors("EMA", state.names, state.ema.shadow_params, where)
+        if (zero := state.zero) is not None:
+            norm = self.runtime.meet(lambda: state.step_split(zero))
+            check("gradient", torch.tensor(norm), where)
+            self.guard.updated()
+            return norm
         self.runtime.sum_gradients(state.parameters)
         state.scaler.unscale_(state.optimizer)
         norm = float(clip_grad_norm_(state.parameters, self.config.optim.max_grad_norm))
