@@ -74,7 +74,8 @@ def tuned(models, tmp_path):
             {
                 "name": f"my-{family}",
                 "model": {
-                    "path": str(models[family]), "resolution": SIDE.get(family, 16), "max_sequence_length": LENGTH.get(family),
+                    "path": str(models[family]), "resolution": SIDE.get(family, 16),
+                    "max_sequence_length": LENGTH.get(family),
                     "tune": tune, "lora": {"rank": RANK, "alpha": ALPHA, "targets": targets},
                 },
                 "prompts": PROMPTS,
