@@ -29,7 +29,8 @@ from training import scramble
 
 PROMPTS = ["red", "a blue boat"]
 RANK, ALPHA = 3, 10.0  # alpha / rank is far from 1 and from 2: a lost or halved scale shows
-LENGTH = {"sd3": 1, "flux": 12}
+LENGTH = {"sd3": 1, "flux": 12, "sana": 24, "qwen": None}  # of the flow families, in text tokens
+SIDE = {"sana": 32}  # 16 for the others
 
 
 def stable_diffusion_35():
@@ -46,6 +47,8 @@ MAKERS = {
     "sdxl": tiny.stable_diffusion_xl,
     "sd3": stable_diffusion_35,
     "flux": tiny.flux,
+    "sana": tiny.sana,
+    "qwen": tiny.qwen_image,
 }
 ATTENTION = [None, ["to_q", "to_out.0"]]  # all projections, or q without k and v
 EVERYWHERE = {
@@ -71,7 +74,8 @@ def tuned(models, tmp_path):
             {
                 "name": f"my-{family}",
                 "model": {
-                    "path": str(models[family]), "resolution": 16, "max_sequence_length": LENGTH.get(family),
+                    "path": str(models[family]), "resolution": SIDE.get(family, 16),
+                    "max_sequence_length": LENGTH.get(family),
                     "tune": tune, "lora": {"rank": RANK, "alpha": ALPHA, "targets": targets},
                 },
                 "prompts": PROMPTS,
@@ -275,9 +279,18 @@ def test_a_merged_pipeline_is_an_ordinary_one(tuned, family, tune):
     without_t5 = {"text_encoder_3": None, "tokenizer_3": None} if family == "sd3" else {}
     pipe = DiffusionPipeline.from_pretrained(exported, **without_t5)
     assert not getattr(getattr(pipe, adapter.backbone_name), "peft_config", None)
-    fresh = type(adapter)(pipe, resolution=16, max_sequence_length=LENGTH.get(family))
+    fresh = type(adapter)(pipe, resolution=SIDE.get(family, 16), max_sequence_length=LENGTH.get(family))
     torch.testing.assert_close(latents(fresh), latents(adapter), rtol=0, atol=1e-5)
     assert not torch.allclose(latents(adapter), latents(load_base(config)), atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["kohya", "comfy"])
+@pytest.mark.parametrize("family", ["sana", "qwen"])
+def test_families_without_names_elsewhere_are_told_what_they_have(tuned, family, layout):
+    folder, _, _ = tuned(family)
+    with pytest.raises(ModelError, match=r"are not known .* -> .*--format diffusers.*--merged"):
+        export_run(folder, layout)
+    assert not list((folder / "export").iterdir())
 
 
 def test_refusals_leave_nothing_behind(tuned, tmp_path):

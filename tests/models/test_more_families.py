@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,12 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
+from safetensors.torch import load_file, save_file
 
 import tiny
 from pcpo.errors import ModelError
 from pcpo.models.flux import FluxAdapter
-from pcpo.models.loading import load_adapter, wrap_pipeline
+from pcpo.models.loading import load_adapter, load_pipeline, wrap_pipeline
 from pcpo.models.sana import SanaAdapter
 from pcpo.samplers import make_sampler
 from pcpo.samplers.rollout import sample
@@ -155,6 +157,22 @@ def test_a_run_trains_and_its_lora_loads_in_diffusers(family, tmp_path):
         loaded = fresh.predict(x, t, fresh.encode(PROMPTS), index, 3.0)
     assert not torch.equal(base, tuned)
     assert torch.equal(loaded, tuned)
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3-t5", "flux-dev", "sana", "qwen"])
+def test_every_part_must_have_all_its_weights(family, tmp_path):
+    """One tensor less in any part is refused by name; what is stored once for two (tied weights) is no gap."""
+    pipe = CASES[family].make()
+    pipe.save_pretrained(tmp_path)
+    assert load_pipeline(str(tmp_path))
+    for part in (name for name, value in pipe.components.items() if isinstance(value, torch.nn.Module)):
+        (path,) = (tmp_path / part).glob("*.safetensors")
+        whole, tensors = path.read_bytes(), load_file(path)
+        first, second = sorted(tensors)[:2]
+        save_file({key: t for key, t in tensors.items() if key not in (first, second)}, path, {"format": "pt"})
+        with pytest.raises(ModelError, match=f"{part} lacks [23] of its weights: .*{re.escape(second)}"):
+            load_pipeline(str(tmp_path))
+        path.write_bytes(whole)
 
 
 def test_the_pipeline_classes_are_diffusers_own(tmp_path):

@@ -77,7 +77,7 @@ def check_family(pipeline: str, layout: str) -> None:
         raise ModelError(
             f"the {layout} names of {pipeline} are not known (those of {', '.join(FAMILIES)} are)",
             where=f"export --format {layout}",
-            fix="use --format diffusers",
+            fix="this family exports as --format diffusers (a LoRA) and --merged (a whole pipeline)",
         )
 
 

@@ -89,8 +89,9 @@ def _text_encoders(path: str, header: ModelHeader, dtypes: dict[str, torch.dtype
 
 def _refuse_missing(path: str, name: str, absent: Sequence[str]) -> None:
     if absent:
+        more = ", ..." if len(absent) > 3 else ""
         raise ModelError(
-            f"{name} lacks {len(absent)} of its weights, {absent[0]} among them",
+            f"{name} lacks {len(absent)} of its weights: {', '.join(absent[:3])}{more}",
             where=f"model {path}",
             fix="save the pipeline again",
         )

@@ -29,7 +29,7 @@ CUDA_CONTEXT = GIB // 2
 # What kernels of the CPU load and keep once they have been called.
 CPU_KERNELS = 45 << 20
 # The C library keeps freed memory in pieces: resident memory of CPU training over the tensors alive in it. Measured on
-# the embedded models, 1.7 to 2.3, and 3 to 4 with gradient checkpointing; a probe measures it for the run at hand.
+# the embedded models, 1.7 to 2.3, and 3 to 4.5 with gradient checkpointing; a probe measures it for the run at hand.
 CPU_ALLOCATOR = 2.0
 CPU_ALLOCATOR_CHECKPOINTED = 3.5
 

@@ -114,6 +114,34 @@ def test_answers_that_are_not_to_be_trusted(choice):
     assert result.valid.tolist() == [True, False, False, False]
 
 
+FILTERED = [
+    {"code": "content_filter", "message": "The response was filtered", "innererror": {"code": "X"}},  # Azure's
+    {"code": "content_policy_violation", "message": "no"},
+    {"code": None, "type": "content_filter", "message": "no"},
+    {"code": 400, "message": "no", "innererror": {"code": "ResponsibleAIPolicyViolation"}},
+]
+
+
+@pytest.mark.parametrize("error", FILTERED)
+def test_a_content_filter_leaves_its_picture_out(error):
+    refusal = servers.Reply(400, json.dumps({"error": error}).encode(), {})
+    endpoint = Endpoint(lambda n: refusal if n == 1 else completion("7"))
+    result = judge(endpoint, reply="number")
+    assert result.valid.tolist() == [True, False, True, True] and result.values.tolist() == [7, 0, 7, 7]
+    assert set(endpoint.seen.values()) == {1}  # asked again it would say the same
+    assert not judge(Endpoint(lambda n: refusal), reply="number").valid.any()  # the run counts it, max_invalid stops it
+
+
+@pytest.mark.parametrize(
+    "status, error",
+    [(400, {"code": "model_not_found", "message": "content_filter"}), (401, {"code": "content_filter"}), (400, "x")],
+)
+def test_other_refusals_still_stop_the_run(status, error):
+    refusal = servers.Reply(status, json.dumps({"error": error}).encode(), {})
+    with pytest.raises(RewardError, match=f"refused with HTTP {status}"):
+        judge(Endpoint(lambda n: refusal if n == 1 else completion("7")), reply="number")
+
+
 @pytest.mark.parametrize(
     "text, value",
     [

@@ -113,7 +113,7 @@ def test_a_tensor_is_missing(refused, folders, tmp_path, part):
     tensors = load_file(path)
     name = sorted(tensors)[len(tensors) // 2]
     save_file({key: value for key, value in tensors.items() if key != name}, path, {"format": "pt"})
-    refused(ModelError, f"{part} lacks 1 of its weights, {name}", folder=folder)
+    refused(ModelError, f"{part} lacks 1 of its weights: {name}", folder=folder)
 
 
 def test_a_component_config_that_is_broken(refused, folders, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
@@ -25,6 +26,18 @@ class Fault(RewardError):
         self.retry_after = retry_after
 
 
+class Refused(RewardError):
+    """A refusal that repeating does not change. `status`: of HTTP; `error`: what the reply's "error" holds, or {}."""
+
+    def __init__(self, status: int, error: Mapping[str, Any], said: str, where: str) -> None:
+        super().__init__(
+            f"refused with HTTP {status}{f': {said}' if said else ''}",
+            where=where,
+            fix="check the url, the token and the options",
+        )
+        self.status, self.error = status, error
+
+
 def new_client(token: str | None, connections: int) -> httpx.AsyncClient:
     """A client that keeps connections open and takes nothing from the environment (proxies, netrc, certificates)."""
     headers = {"accept": "application/json", "accept-encoding": "identity"}
@@ -40,7 +53,7 @@ async def exchange(
     """The JSON bytes that the server replies within `seconds`, all of it counted.
 
     Raises Fault for what another try may mend (no connection, silence, 408, 425, 429, 5xx, a redirect, a reply that is
-    not JSON or larger than MAX_REPLY), and RewardError for a refusal that will not change (any other 4xx).
+    not JSON or larger than MAX_REPLY), and Refused for a refusal that will not change (any other 4xx).
     """
     headers = {"content-type": "application/json"} if body is not None else {}
     try:
@@ -64,15 +77,12 @@ async def _check_status(response: httpx.Response, where: str) -> None:
         raise Fault(f"HTTP {status}", _seconds(response.headers.get("retry-after", "")))
     if status < 400:
         raise Fault(f"HTTP {status} instead of a reply; redirects are not followed")
-    said = _said(await _start_of(response))
+    error = _error(await _start_of(response))
+    said = " ".join(str(error.get("message", "")).split())[:200]
     secret = response.request.headers.get("authorization", "").removeprefix("Bearer ")
     if secret:  # some endpoints repeat the key that they refuse
         said = said.replace(secret, "***")
-    raise RewardError(
-        f"refused with HTTP {status}{f': {said}' if said else ''}",
-        where=where,
-        fix="check the url, the token and the options",
-    )
+    raise Refused(status, error, said, where)
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -102,13 +112,13 @@ async def _start_of(response: httpx.Response) -> bytes:
     return body[:MAX_ERROR]
 
 
-def _said(body: bytes) -> str:
-    """The message of a typed refusal, {"error": {"message": ...}}; nothing for any other text."""
+def _error(body: bytes) -> dict[str, Any]:
+    """What a typed refusal holds, {"error": {"message": ...}}; nothing for any other text."""
     try:
-        message = json.loads(body)["error"]["message"]
+        error = json.loads(body)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return ""
-    return " ".join(str(message).split())[:200]
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _seconds(text: str) -> float:
@@ -145,4 +155,4 @@ def read_token(name: str | None, where: str, environment: Mapping[str, str] = os
     return token
 
 
-__all__ = ["Fault", "check_url", "exchange", "new_client", "read_token"]
+__all__ = ["Fault", "Refused", "check_url", "exchange", "new_client", "read_token"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pcpo.errors import RewardError, unknown_name
 from pcpo.rewards.remote.client import check_counts, check_seconds, check_urls
-from pcpo.rewards.remote.exchange import read_token
+from pcpo.rewards.remote.exchange import Refused, read_token
 from pcpo.rewards.remote.pool import Failed, Job, Pool, require_answers
 from pcpo.rewards.remote.wire import WireError, encode_png
 from pcpo.types import RewardResult
@@ -28,6 +28,8 @@ QUESTIONS = {
 }
 LISTED = 20  # most likely tokens that are asked for: the most that servers give
 UNLISTED = 1e-3  # probability that all other tokens may have, for an answer whose "Yes" is not listed
+# how endpoints name a refusal of what is in the request, rather than of how it is asked
+FILTERS = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -43,8 +45,8 @@ class VLMJudge:
     concurrency, tries, timeout, deadline   as for the reward http; one picture per request
 
     A picture whose answer is a refusal, cut off, or anything else than what was asked for is left out (valid False),
-    and so is one that no try got an answer for. Raises RewardError when no picture was answered, and when the endpoint
-    refuses.
+    and so is one that no try got an answer for, and one that the endpoint's content filter refuses. Raises RewardError
+    when no picture was answered, and when the endpoint refuses for another reason.
     Pictures and prompts leave this process, to the url that you name.
     """
 
@@ -99,7 +101,8 @@ class VLMJudge:
     def __call__(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> RewardResult:
         """Values of B pictures; see the class for what is left out and what is raised."""
         jobs = [
-            Job(partial(self._body, image, prompt), self._value) for image, prompt in zip(images, prompts, strict=True)
+            Job(partial(self._body, image, prompt), self._value, left_out)
+            for image, prompt in zip(images, prompts, strict=True)
         ]
         results = self._pool.run(jobs)
         require_answers(results, "picture", WHERE)
@@ -169,6 +172,18 @@ class _Choice(BaseModel):
 
 class _Completion(BaseModel):
     choices: list[_Choice] = Field(min_length=1, max_length=1)
+
+
+def left_out(refusal: Refused) -> None:
+    """No value where a content filter refused (HTTP 400); raises any other refusal again."""
+    inner = refusal.error.get("innererror")
+    named = [
+        refusal.error.get("code"),
+        refusal.error.get("type"),
+        inner.get("code") if isinstance(inner, dict) else None,
+    ]
+    if refusal.status != 400 or not any(isinstance(name, str) and name in FILTERS for name in named):
+        raise refusal
 
 
 def yes_probability(listed: Sequence[Any]) -> float | None:

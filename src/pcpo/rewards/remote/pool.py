@@ -18,7 +18,7 @@ import anyio.from_thread
 import anyio.to_thread
 
 from pcpo.errors import RewardError
-from pcpo.rewards.remote.exchange import Fault, exchange, new_client
+from pcpo.rewards.remote.exchange import Fault, Refused, exchange, new_client
 from pcpo.rewards.remote.wire import WireError
 
 BACKOFF = 0.25  # seconds: the k-th wait is drawn from 0 .. BACKOFF * 2^k
@@ -32,10 +32,14 @@ log = logging.getLogger("pcpo.rewards.remote")
 
 @dataclass(frozen=True)
 class Job(Generic[T]):
-    """One request: `body()` makes it when its turn comes, `read(reply)` takes the answer or raises WireError."""
+    """One request: `body()` makes it when its turn comes, `read(reply)` takes the answer or raises WireError.
+
+    refused   the answer that a refusal amounts to; raises it again where it is none. None: every refusal is raised
+    """
 
     body: Callable[[], bytes]
     read: Callable[[bytes], T]
+    refused: Callable[[Refused], T] | None = None
 
 
 @dataclass(frozen=True)
@@ -177,6 +181,10 @@ class Pool:
             where = f"reward server {worker.url}"
             reply = await exchange(self._client, "POST", worker.url + self.path, body, self.timeout, where)
             answer = job.read(reply)
+        except Refused as refusal:
+            if job.refused is None:
+                raise
+            answer = job.refused(refusal)
         except RewardError:
             worker.failures += 1
             if worker.failures >= BROKEN:
