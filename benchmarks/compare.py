@@ -1,7 +1,7 @@
 """What does a change do to the speed? Runs two commits in turn and prints one over the other.
 
     python benchmarks/compare.py main~5 main
-    python benchmarks/compare.py main~5 main --models emoji-sd3 --set batch.group_size=8 --turns 6
+    python benchmarks/compare.py main~5 main --presets pcpo_sd3 --set batch.group_size=8 --turns 6
 
 Each commit is checked out in a worktree of its own and its package runs in processes of its own, in turn: A B A B ...
 Every process times a few iterations after two to warm up; a turn's number is the least of them. The script that
