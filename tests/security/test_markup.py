@@ -18,7 +18,7 @@ from pcpo.observe.events import EventWriter
 from pcpo.observe.markdown import escape
 from pcpo.observe.report import write_report
 from pcpo.observe.runs_page import write_runs
-from pcpo.study.report import _also, _ends
+from pcpo.study.tables import also, ends
 from security.xss import RUN, TEXTS
 from training import pictures
 
@@ -107,7 +107,7 @@ def pages(tmp_path_factory):
         "card": rendered(
             "\n\n".join(f"# {escape(text)}\n\n| a | b |\n| --- | --- |\n| x | {escape(text)} |" for text in TEXTS)
         ),
-        "study": rendered(_ends(group) + _also(group)),
+        "study": rendered(ends(group) + also(group)),
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from pcpo.study.along import along, collapsed, over_iterations, per_step, unevenness
 from pcpo.study.plan import Study, Targets
 from pcpo.study.results import columns
 from pcpo.study.stats import LEVEL, compare_times, crossing, estimate, paired_difference, restricted
@@ -78,6 +79,7 @@ def _group(study: Study, model: str, reward: str, arms: Mapping[str, list[Run]])
     return {
         "model": model,
         "reward": reward,
+        "order": list(study.arms),
         "baseline": baseline,
         "start": start,
         "horizon": horizon,
@@ -89,6 +91,10 @@ def _group(study: Study, model: str, reward: str, arms: Mapping[str, list[Run]])
                 "end": asdict(estimate(list(end[arm].values()))),
                 "end_against_baseline": asdict(paired_difference(end[arm], end.get(baseline, {}))),
                 "also": _also(runs),
+                "collapsed": sum(collapsed(run.results) for run in runs),
+                "per_step": per_step([run.results for run in runs]),
+                "over_iterations": over_iterations([run.results for run in runs]),
+                "along": along([run.results for run in runs], horizon),
             }
             for arm, runs in arms.items()
         },
@@ -125,6 +131,7 @@ def _also(runs: Sequence[Run]) -> dict[str, Any]:
         for name in DIAGNOSTICS:
             known = [row[name] for row in rows if row[name] is not None]
             figures[name] = float(np.mean(known)) if known else None
+        figures |= unevenness(run.results)
         figures["seconds_per_iteration"] = run.results["seconds"] / len(rows)
         for name, value in figures.items():
             if isinstance(value, float | int):

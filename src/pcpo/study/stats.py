@@ -89,11 +89,14 @@ class TimeComparison:
     """Times of an arm against those of a baseline, paired by seed.
 
     ratio       geometric mean of arm / baseline over the seeds that reached the target in both
+    bound       the same over the seeds that reached it in one or both, times restricted to the horizon: at least the
+                true ratio where only baselines failed to reach it, at most the true ratio where only the arm did
     difference  mean of arm - baseline with both restricted to the horizon, over all common seeds
     both, only_arm, only_baseline, neither   how many common seeds reached it
     """
 
     ratio: Estimate
+    bound: Estimate
     difference: Estimate
     both: int
     only_arm: int
@@ -107,8 +110,11 @@ def compare_times(
     """Compare times to a target (None: not reached up to the horizon) by seed; times are above 0."""
     pairs = [(arm[seed], baseline[seed]) for seed in sorted(arm.keys() & baseline.keys())]
     logs = [math.log(a / b) for a, b in pairs if a is not None and b is not None]
+    known = [(a, b) for a, b in pairs if a is not None or b is not None]
+    bounds = [math.log(restricted(a, horizon) / restricted(b, horizon)) for a, b in known]
     return TimeComparison(
         ratio=estimate(logs, math.exp),
+        bound=estimate(bounds, math.exp),
         difference=estimate([restricted(a, horizon) - restricted(b, horizon) for a, b in pairs]),
         both=len(logs),
         only_arm=sum(a is not None and b is None for a, b in pairs),

@@ -49,6 +49,8 @@ def test_a_run_that_never_arrives_counts_up_to_the_horizon():
     assert (found.both, found.only_arm, found.only_baseline, found.neither) == (2, 1, 0, 1)
     # geometric mean of 1/2 and 1; two pairs have no interval
     assert found.ratio.mean == pytest.approx(math.sqrt(0.5)) and found.ratio.low is None and found.ratio.n == 2
+    # 1/2, 6/10 and 1: a baseline that would have needed more than 10 makes this at least the true ratio
+    assert found.bound.mean == pytest.approx(0.3 ** (1 / 3)) and found.bound.n == 3
     # -4, -4, 0, 0: a censored baseline shortens a difference, it never invents one
     assert found.difference.mean == -2.0 and found.difference.n == 4
 
