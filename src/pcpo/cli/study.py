@@ -74,3 +74,27 @@ def archive(
     from pcpo.study.archive import write_archive
 
     typer.echo(f"{write_archive(output, target)} finished cells are in {target}")
+
+
+@app.command("matched")
+def matched(
+    output: Annotated[Path, typer.Argument(help="the study's folder")],
+    pictures: Annotated[int, typer.Option(min=2, help="pictures in each set, spread over its prompts")] = 200,
+    held_out: Annotated[
+        str | None, typer.Option(help="prompts apart from the training prompts", show_default="heldout50, if embedded")
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", "-f", help="feature set; may be repeated", show_default="emoji_clip"),
+    ] = None,
+    share: Annotated[float, typer.Option(help="of each arm's runs that have to reach the reward")] = 1.0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress")] = False,
+) -> None:
+    """Measure quality at the highest reward that the runs of every arm reach, for the report.
+
+    Needs evaluation.save=true in the study. Cells that were measured before at the same weights are not measured again.
+    """
+    from pcpo.study.matched import Options, match_study
+
+    options = Options(pictures, held_out, tuple(features or ["emoji_clip"]), share)
+    typer.echo(match_study(output, options, quiet))

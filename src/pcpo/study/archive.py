@@ -1,7 +1,7 @@
 """Results without their runs: small enough to be kept in a repository, and taken over where a study needs them again.
 
-An archive is a study's folder of `study.yaml` and the finished cells' `results.json` alone: it can be reported on, and
-`pcpo study run --reuse ARCHIVE` goes on from it elsewhere.
+An archive is a study's folder of `study.yaml`, the finished cells' `results.json` and what was measured at matched
+reward: it can be reported on, and `pcpo study run --reuse ARCHIVE` goes on from it elsewhere.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pcpo.data.files import write_text_atomic
+from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.errors import RunFolderError
+from pcpo.study.matched_table import MATCHED, REPORT, read_matched
 from pcpo.study.results import RESULTS, read_results
 from pcpo.study.runner import STUDY_FILE, open_study
 
@@ -34,6 +35,8 @@ def write_archive(output: Path, target: Path) -> int:
         config["run"]["output"] = None  # a place on this machine
         text = json.dumps(rounded({**results, "config": config}), separators=(",", ":"), allow_nan=False)
         write_text_atomic(target / "cells" / cell.name / RESULTS, text + "\n")
+    if matched := read_matched(output / REPORT):
+        write_json_atomic(target / REPORT / MATCHED, rounded(matched))
     return len(finished)
 
 

@@ -20,6 +20,7 @@ from pcpo.study.figures import (
     require_matplotlib,
 )
 from pcpo.study.figures.style import FEW
+from pcpo.study.matched_table import REPORT, draw_matched, matched_table, read_matched
 from pcpo.study.results import collect, write_table
 from pcpo.study.runner import open_study
 from pcpo.study.tables import also, ends, targets
@@ -45,6 +46,7 @@ CAPTIONS = {
     "along": "What the reward is paid with: star before training, cross at the end, small marks the seeds' ends.",
     "steps": "By sampling step: credit, measured gradient, clipping and log-ratios.",
     "rates": "Against the learning rate.",
+    "matched": "Quality at matched reward, minus the baseline's, by seed.",
 }
 
 
@@ -60,12 +62,13 @@ def write_study_report(output: Path) -> Path:
     figures = analyse(study, results)
     if not figures["groups"]:
         raise RunFolderError("has no finished cell yet", where=str(output), fix="pcpo study status shows how far it is")
-    folder = output / "report"
+    folder = output / REPORT
+    matched = read_matched(folder)
     parts = [_head(figures, len(cells))]
     forest = draw_forest(figures["groups"], folder / "iterations-to-target.png")
     if forest is not None:
         parts.append(f"![iterations to the target over the baseline's]({forest.name})\n")
-    parts += [_group(group, folder) for group in figures["groups"]]
+    parts += [_group(group, folder, matched.get(f"{group['model']}--{group['reward']}")) for group in figures["groups"]]
     write_json_atomic(folder / "report.json", figures | {"planned": len(cells)})
     path = folder / "report.md"
     write_text_atomic(path, "\n".join([*parts, READING]))
@@ -78,8 +81,8 @@ def _head(figures: Mapping[str, Any], planned: int) -> str:
     return f"# {figures['name']}\n\n{done} of {planned} cells are finished{rest}.\n"
 
 
-def _group(group: Mapping[str, Any], folder: Path) -> str:
-    drawn = _draw(group, folder)
+def _group(group: Mapping[str, Any], folder: Path, matched: Mapping[str, Any] | None) -> str:
+    drawn = _draw(group, folder, matched)
     begin = f"{number(group['start'])} before training, over {group['horizon']:g} iterations. "
     first = [drawn.pop(kind) for kind in ("curves", "ends") if kind in drawn]
     parts = [f"## {group['model']}, {group['reward']}\n", *first]
@@ -89,11 +92,13 @@ def _group(group: Mapping[str, Any], folder: Path) -> str:
     if group["targets_below_start"]:
         parts.append(f"Targets reached before training: {', '.join(group['targets_below_start'])}.\n")
     parts += drawn.values()
+    if matched is not None:
+        parts.append(matched_table(matched))
     parts.append(also(group))
     return "\n".join(parts)
 
 
-def _draw(group: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def _draw(group: Mapping[str, Any], folder: Path, matched: Mapping[str, Any] | None) -> dict[str, str]:
     """Every figure of a group that its data allow: kind -> Markdown."""
     name = f"{group['model']}--{group['reward']}"
     kinds = {"along": draw_along, "steps": draw_steps, "rates": draw_rates}
@@ -103,4 +108,8 @@ def _draw(group: Mapping[str, Any], folder: Path) -> dict[str, str]:
         picture = draw(group, folder / f"{name}--{kind}.png")
         if picture is not None:
             found[kind] = f"![{CAPTIONS[kind]}]({picture.name})\n\n{CAPTIONS[kind]}\n"
+    if matched is not None:
+        picture = draw_matched(matched, folder / f"{name}--matched.png")
+        if picture is not None:
+            found["matched"] = f"![{CAPTIONS['matched']}]({picture.name})\n\n{CAPTIONS['matched']}\n"
     return found
