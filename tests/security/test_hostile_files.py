@@ -38,11 +38,11 @@ def test_some_hostile_files(worker, sound, folders, tmp_path):
 
 
 @pytest.mark.slow
-def test_hostile_files(worker, sound, folders, tmp_path, figures):
+def test_hostile_files(worker, sound, folders, tmp_path, measured):
     found = cases(sound, folders, tmp_path)
     outcomes = meet(worker, found, tmp_path)
     assert len(found) >= 200
-    figures(
+    measured(
         "hostile_files",
         cases=len(found),
         typed_errors=sum(outcome.typed for outcome in outcomes),

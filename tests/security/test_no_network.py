@@ -57,7 +57,7 @@ class Proxy:
         self.thread.join(10)
 
 
-def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
+def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, measured):
     run = tmp_path / "run"
     (tmp_path / "c.yaml").write_text(CONFIG.format(model=folders["sd"], output=run), "utf-8")
     tracer = [STRACE, "-f", "-qq", "-e", "trace=connect", "-o", str(tmp_path / "connects")] if STRACE else []
@@ -81,7 +81,7 @@ def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
     native = re.findall(r".*AF_INET.*", (tmp_path / "connects").read_text("utf-8") if tracer else "")
     dialled = json.loads(done.stdout.splitlines()[-1])["dialled"]
     assert (dialled, native, callers) == ([], [], 0)
-    figures("network", connections=0, callers_at_the_proxy=callers, system_calls_traced=bool(tracer))
+    measured("network", connections=0, callers_at_the_proxy=callers, system_calls_traced=bool(tracer))
 
     secrets = [*CANARIES.values(), "CanaryKKKK1212", "Canary"]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -93,7 +93,7 @@ def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
     assert {"config.yaml", "events.jsonl", "report.html", "README.md", "manifest.json", "state.json"} <= names
     found = [(name, secret) for name, text in texts.items() for secret in secrets if secret.encode() in text]
     assert found == []
-    figures("secrets", canaries=len(CANARIES) + 1, files_searched=len(written), copies=0)
+    measured("secrets", canaries=len(CANARIES) + 1, files_searched=len(written), copies=0)
 
 
 def test_the_listener_would_have_noticed():
