@@ -85,6 +85,31 @@ JSONS: dict[str, Made] = {
     "gzip": b"\x1f\x8b\x08\x00" + b"\0" * 60,
 }
 
+
+def altered(record: dict[str, Any]) -> dict[str, Made]:
+    """The JSON of a sound record with one value replaced: each of its own, and each of the first entry of its lists."""
+    wrong = {
+        "null": None,
+        "text": "x",
+        "list": [[]],
+        "huge": 1e300,
+        "negative": -1,
+        "large": 10**30,
+        "object": {"a": []},
+    }
+    made: dict[str, Made] = {}
+    for key, value in record.items():
+        for name, new in wrong.items():
+            made[f"{key}-is-{name}"] = json.dumps({**record, key: new}).encode()
+        inner = value[0] if isinstance(value, list) and value else None
+        for entry in inner if isinstance(inner, dict) else ():
+            name, new = list(wrong.items())[len(made) % len(wrong)]
+            lines = [{**inner, entry: new}, *value[1:]]
+            made[f"{key}-{entry}-is-{name}"] = json.dumps({**record, key: lines}).encode()
+        made[f"no-{key}"] = json.dumps({k: v for k, v in record.items() if k != key}).encode()
+    return made
+
+
 _LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
 )
