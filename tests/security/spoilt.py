@@ -6,6 +6,7 @@ Each table maps a name to the contents, or to a function of the path that makes 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -87,26 +88,22 @@ JSONS: dict[str, Made] = {
 
 
 def altered(record: dict[str, Any]) -> dict[str, Made]:
-    """The JSON of a sound record with one value replaced: each of its own, and each of the first entry of its lists."""
-    wrong = {
-        "null": None,
-        "text": "x",
-        "list": [[]],
-        "huge": 1e300,
-        "negative": -1,
-        "large": 10**30,
-        "object": {"a": []},
-    }
+    """The JSON of a sound record with a value left out or replaced: its own, and those of the first entry of its lists.
+
+    The replacements take turns, two for each value of its own.
+    """
+    turns = itertools.cycle(
+        {"null": None, "text": "x", "list": [[]], "huge": 1e300, "minus": -1, "large": 10**30}.items()
+    )
     made: dict[str, Made] = {}
     for key, value in record.items():
-        for name, new in wrong.items():
+        made[f"no-{key}"] = json.dumps({k: v for k, v in record.items() if k != key}).encode()
+        for name, new in itertools.islice(turns, 2):
             made[f"{key}-is-{name}"] = json.dumps({**record, key: new}).encode()
         inner = value[0] if isinstance(value, list) and value else None
-        for entry in inner if isinstance(inner, dict) else ():
-            name, new = list(wrong.items())[len(made) % len(wrong)]
+        for entry, (name, new) in zip(inner if isinstance(inner, dict) else (), turns, strict=False):
             lines = [{**inner, entry: new}, *value[1:]]
             made[f"{key}-{entry}-is-{name}"] = json.dumps({**record, key: lines}).encode()
-        made[f"no-{key}"] = json.dumps({k: v for k, v in record.items() if k != key}).encode()
     return made
 
 
