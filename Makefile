@@ -6,6 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install -q $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 OUT ?= runs/demo
+# Where make reliability and make security write what they measure.
+FIGURES ?= docs/results
+# One worker per core, one thread each: the models of the tests are too small for more.
+SUITE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 .PHONY: bench demo test slow reliability security lint clean
 .DEFAULT_GOAL := help
@@ -29,18 +33,17 @@ demo: $(VENV)/.installed
 	@n=0; out=$(OUT); while [ -e "$$out" ]; do n=$$((n + 1)); out=$(OUT)-$$n; done; \
 	$(BIN)/pcpo train demo --output "$$out"
 
-# One worker per core, one thread each: the models of the tests are too small for more.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+	$(SUITE)
 
 reliability: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/reliability -m reliability --measured docs/results/reliability.json
+	$(SUITE) tests/reliability -m reliability --figures $(FIGURES)/reliability.json
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
 security: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest tests/security -m 'slow or not slow' --figures docs/results/security.json
+	$(SUITE) tests/security -m 'slow or not slow' --figures $(FIGURES)/security.json
 
 bench: $(VENV)/.installed-dev
 	PYTHON=$(abspath $(BIN)/python) benchmarks/run_all.sh

@@ -17,6 +17,8 @@ from transformers.utils import logging as transformers_logging
 import tiny
 import training
 
+pytest_plugins = ["measured"]
+
 # Some tests compare bits: one thread reduces in one order.
 torch.set_num_threads(1)
 diffusers_logging.disable_progress_bar()

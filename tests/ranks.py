@@ -84,6 +84,35 @@ def train(settings: dict[str, Any], resume: bool = False, reward: Any = training
     trainer.runtime.close()
 
 
+def settings(folders: Any, output: Any, iterations: int = 6, **changes: Any) -> dict[str, Any]:
+    """Six short iterations, each with a checkpoint that is kept."""
+    base = {
+        "train": {"iterations": iterations},
+        "evaluation": {"every": 100, "num_prompts": 1},
+        "run": {"checkpoint_every": 1, "keep_checkpoints": 9},
+    }
+    return training.settings("sd", folders["sd"], output, **training.merge(base, changes))
+
+
+def run(world: int, settings: dict[str, Any], resume: bool = False, reward: Any = training.reddish) -> list[int | None]:
+    """Train in so many processes; their exit codes."""
+    return finish(launch(world, train, settings, resume, reward))
+
+
+def losses(settings: dict[str, Any]) -> list[float | None]:
+    """Of every iteration, as the log has them."""
+    from pcpo.observe.events import read_events
+
+    return [event.loss for event in read_events(Path(settings["run"]["output"]) / "events.jsonl").iterations]
+
+
+def tuned(settings: dict[str, Any], iteration: int) -> dict[str, Any]:
+    """The trained weights of a checkpoint."""
+    from safetensors.torch import load_file
+
+    return load_file(Path(settings["run"]["output"]) / f"checkpoints/{iteration:06d}/weight.safetensors")
+
+
 def train_split(settings: dict[str, Any]) -> None:
     """A run whose frozen weights are split, as accelerate's launcher asks for it."""
     from pcpo.trainer.loop import PCPOTrainer

@@ -1,44 +1,11 @@
-"""Figures that the tests measure, written as JSON on request; and the process that runs untrusted input."""
+"""The process that runs untrusted input, and a sound run to spoil."""
 
 from __future__ import annotations
-
-import json
-import os
-import platform
-from pathlib import Path
 
 import pytest
 
 from security.places import CONFIG
 from security.worker import Worker
-
-FIGURES = pytest.StashKey[dict]()
-
-
-def pytest_addoption(parser):
-    parser.addoption("--figures", type=Path, help="write what the security tests measure to this JSON file")
-
-
-def pytest_configure(config):
-    config.stash[FIGURES] = {}
-
-
-def pytest_terminal_summary(terminalreporter, exitstatus, config):
-    path = config.getoption("--figures", default=None)
-    if path is not None and exitstatus == 0:
-        machine = {"python": platform.python_version(), "cpu_count": os.cpu_count()}
-        found = dict(sorted(config.stash[FIGURES].items()))
-        path.write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n", "utf-8")
-
-
-@pytest.fixture
-def figures(pytestconfig):
-    """figures(name, key=value, ...): note what was measured."""
-
-    def note(name, **values):
-        pytestconfig.stash[FIGURES].setdefault(name, {}).update(values)
-
-    return note
 
 
 @pytest.fixture(scope="session")

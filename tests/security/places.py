@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from security.spoilt import JSONS, NOT_FILES, SAFETENSORS, YAMLS, Made, pictures, put
+from security.spoilt import JSONS, NOT_FILES, SAFETENSORS, YAMLS, Made, altered, pictures, put
 
 CONFIG = """
 preset: pcpo_sd
@@ -30,12 +31,41 @@ rewards: {{colorfulness: }}
 arms: {{native: {{set: {{credit.schedule: native}}}}, pcpo: }}
 seeds: [0]
 """
+# One cell that takes a moment
+RUN_STUDY = """
+name: tiny
+base:
+  preset: pcpo_sd
+  set:
+    prompts: [red, "a blue boat"]
+    model.lora.rank: 4
+    sampler.steps: 2
+    batch: {{prompts: 2, group_size: 2}}
+    train: {{iterations: 1, updates: 1}}
+    evaluation: {{every: 1, num_prompts: 2, per_prompt: 1, steps: 2, credit_probe: 0}}
+    run: {{device: cpu, threads: 1, checkpoint_every: 1}}
+models: {{small: {{path: {model}}}}}
+rewards: {{colorfulness: }}
+arms: {{pcpo: }}
+seeds: [0]
+"""
+ONE_PICTURE = ["-n", "1", "--steps", "1"]
 COMMAND = {
     "resume": ["train", "{place}/config.yaml", "--output", "{place}", "--resume", "--quiet"],
-    "sample": ["sample", "{place}", "-p", "red", "-n", "1", "--steps", "1", "-o", "{place}/pictures"],
+    "sample": ["sample", "{place}", "-p", "red", *ONE_PICTURE, "-o", "{place}/pictures"],
     "export": ["export", "{place}", "-o", "{place}/exported"],
     "report": ["report", "{place}"],
-    "eval": ["eval", "{place}", "-n", "1", "--steps", "1", "--prompts", "common50", "-q"],
+    "eval": ["eval", "{place}", *ONE_PICTURE, "--prompts", "common50", "-q"],
+    "compare": ["compare", "{place}", "{place}@1", *ONE_PICTURE, "--limit", "1", "-q", "-o", "{place}/compared"],
+    "validate": ["validate", "{place}/config.yaml", "--set", "run.output={place}/new"],
+    "plan": ["plan", "{place}/config.yaml", "--no-probe", "--memory", "8"],
+    "profile": ["profile", "{place}/config.yaml", "-o", "{place}/trace.json"],
+    "models-check": ["models", "check", "{place}", "--steps", "2"],
+    "plan-model": ["plan", "pcpo_sd", "--no-probe", "--memory", "8", "--set", "model.path={place}"],
+    "reuse": ["study", "run", "{place}/study.yaml", "-o", "{place}/new", "--reuse", "{place}", "-q"],
+    "study-status": ["study", "status", "{place}"],
+    "study-report": ["study", "report", "{place}"],
+    "study-archive": ["study", "archive", "{place}", "{place}/kept"],
 }
 
 
@@ -65,42 +95,76 @@ def copy(source: Path, target: Path) -> Path:
 
 
 class Cases:
-    """Makes them below `root`, out of a run, a pipeline folder and a folder of pictures that are sound."""
+    """Makes them below `root`, out of a run, a pipeline folder and a finished study that are sound."""
 
-    def __init__(self, root: Path, run: Path, pipeline: Path) -> None:
-        self.root, self.run, self.pipeline = root, run, pipeline
+    def __init__(self, root: Path, run: Path, pipeline: Path, study: Path) -> None:
+        self.root, self.run, self.pipeline, self.study = root, run, pipeline, study
         self.count = 0
 
     def all(self) -> Iterator[Case]:
         """Every case, the readers of single files first."""
-        drawn = pictures()
-        few = {name: drawn[name] for name in FEW_PICTURES}
+        for group in GROUPS:
+            yield from getattr(self, group)()
+
+    def files(self) -> Iterator[Case]:
+        """Files that are read by themselves."""
         yield from self.single("prompts", "p.jsonl", JSONS | NOT_FILES, may_pass={"duplicates"})
         yield from self.single("prompts", "p.txt", TEXTS | NOT_FILES)
         yield from self.single("config", "c.yaml", YAMLS | NOT_FILES, may_pass={"sexagesimal", "set", "binary-tag"})
         yield from self.single("study", "s.yaml", YAMLS | NOT_FILES)
-        yield from self.single("image", "i.png", drawn | NOT_FILES, may_pass=DECODES)
+        yield from self.single("image", "i.png", pictures() | NOT_FILES, may_pass=DECODES)
         yield from self.single("reply", "r.json", JSONS)
         yield from self.single("request", "r.json", JSONS)
+
+    def checkpoints(self) -> Iterator[Case]:
+        """What a run is resumed from."""
         yield from self.within("checkpoint", self.newest(), "*.json", JSONS | NOT_FILES)
         yield from self.within("checkpoint", self.newest(), "*.safetensors", SAFETENSORS | NOT_FILES)
+        yield from self.within("resume", self.run, "events.jsonl", FEW_LINES | NOT_FILES)
+
+    def runs(self) -> Iterator[Case]:
+        """The folder of a run, to be looked at, sampled from, exported and compared."""
+        drawn, weights = pictures(), SAFETENSORS | NOT_FILES
+        few = {name: drawn[name] for name in FEW_PICTURES}
         yield from self.within("report", self.run, "events.jsonl", LINES | NOT_FILES, may_pass={"empty", "surrogate"})
         yield from self.within("report", self.run, "images/*/00.png", few | NOT_FILES, may_pass=ANY)
         yield from self.within("sample", self.run, "config.yaml", YAMLS | NOT_FILES)
-        for command in ("sample", "export"):
-            weights = SAFETENSORS | NOT_FILES
-            yield from self.within(command, self.run, "lora/*.safetensors", weights, may_pass=LOADS[command])
+        for command in ("sample", "export", "compare"):
+            yield from self.within(command, self.run, "lora/*.safetensors", weights)
+        yield from self.within("compare", self.run, "config.yaml", FEW_YAMLS | NOT_FILES)
+        yield from self.within("compare", self.run, "checkpoints/000001/*", FEW_WEIGHTS | NOT_FILES, may_pass=ANY)
         yield from self.within("export", self.run, "events.jsonl", FEW_JSONS | NOT_FILES, may_pass=ANY)
-        yield from self.within("resume", self.run, "events.jsonl", FEW_LINES | NOT_FILES)
         yield from self.within("eval", self.run, "lora/*.safetensors", FEW_WEIGHTS | NOT_FILES)
-        yield from self.within("model", self.pipeline, "model_index.json", JSONS | NOT_FILES)
-        yield from self.within("model", self.pipeline, "unet/config.json", FEW_JSONS | NOT_FILES)
-        yield from self.within("model", self.pipeline, "scheduler/*.json", FEW_JSONS | NOT_FILES)
-        yield from self.within(
-            "model", self.pipeline, "tokenizer/tokenizer.json", FEW_JSONS | NOT_FILES, may_pass={"folder"}
-        )
-        yield from self.within("model", self.pipeline, "text_encoder/*.safetensors", SAFETENSORS | NOT_FILES)
-        yield from self.within("model", self.pipeline, "unet/*.safetensors", SAFETENSORS | NOT_FILES)
+        for command in ("validate", "plan", "profile"):
+            yield from self.within(command, self.run, "config.yaml", FEW_YAMLS | NOT_FILES)
+
+    def models(self) -> Iterator[Case]:
+        """The folder of a pipeline."""
+        model, jsons = self.pipeline, FEW_JSONS | NOT_FILES
+        yield from self.within("model", model, "model_index.json", JSONS | NOT_FILES)
+        yield from self.within("model", model, "unet/config.json", jsons)
+        yield from self.within("model", model, "scheduler/*.json", jsons)
+        yield from self.within("model", model, "tokenizer/tokenizer.json", jsons, may_pass={"folder"})
+        yield from self.within("model", model, "text_encoder/*.safetensors", SAFETENSORS | NOT_FILES)
+        yield from self.within("model", model, "unet/*.safetensors", SAFETENSORS | NOT_FILES)
+        for command in ("models-check", "plan-model"):
+            yield from self.within(command, model, "model_index.json", jsons)
+            yield from self.within(command, model, "unet/config.json", jsons)
+        yield from self.within("models-check", model, "unet/*.safetensors", FEW_WEIGHTS | NOT_FILES)
+
+    def studies(self) -> Iterator[Case]:
+        """The folder of a study, or an archive: its results are taken over, shown, reported on and archived."""
+        results = next(self.study.glob("cells/*/results.json")).relative_to(self.study)
+        wrong = altered(json.loads((self.study / results).read_text("utf-8")))
+        for command in ("reuse", "study-report"):
+            yield from self.within(command, self.study, str(results), wrong, may_pass=ANY)  # not every value is used
+        absent = {"folder", "link-to-itself"}  # such a cell has no results and is run
+        yield from self.within("reuse", self.study, str(results), JSONS | NOT_FILES, may_pass=absent)
+        for command in ("study-status", "study-report", "study-archive"):
+            yield from self.within(command, self.study, str(results), FEW_JSONS | NOT_FILES, may_pass=ANY)
+            yield from self.within(command, self.study, "study.yaml", FEW_YAMLS | NOT_FILES)
+            yield from self.within(command, self.study, "claims/*.0.json", FEW_JSONS | NOT_FILES, may_pass=ANY)
+            yield from self.within(command, self.study, "cells/*/events.jsonl", FEW_LINES | NOT_FILES, may_pass=ANY)
 
     def newest(self) -> Path:
         """The run's newest checkpoint."""
@@ -150,6 +214,7 @@ class Cases:
         return folder
 
 
+GROUPS = ("files", "checkpoints", "runs", "models", "studies")
 TEXTS: dict[str, Made] = {
     "empty": b"",
     "blank": b"\n \n\n",
@@ -170,4 +235,4 @@ LINES = {name: made + b"\n" if isinstance(made, bytes) else made for name, made 
 FEW_LINES = {name: LINES[name] for name in ("nul", "not-utf8", "closed-deep-list", "huge-integer", "list", "null")}
 FEW_WEIGHTS = {name: SAFETENSORS[name] for name in ("pickle", "torch-archive", "overlap", "huge-header-length")}
 FEW_PICTURES = ("bomb", "pickle", "truncated", "text-bomb")
-LOADS = {"sample": frozenset[str](), "export": frozenset[str]()}
+FEW_YAMLS = {name: YAMLS[name] for name in ("bomb", "python-object", "duplicate-key", "deep-list", "nul", "not-utf8")}

@@ -6,6 +6,7 @@ Each table maps a name to the contents, or to a function of the path that makes 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import pickle
@@ -84,6 +85,27 @@ JSONS: dict[str, Made] = {
     "duplicates": b'{"type": 1, "type": 2, "prompt": 1, "prompt": 2, "_class_name": 1, "_class_name": 2}',
     "gzip": b"\x1f\x8b\x08\x00" + b"\0" * 60,
 }
+
+
+def altered(record: dict[str, Any]) -> dict[str, Made]:
+    """The JSON of a sound record with a value left out or replaced: its own, and those of the first entry of its lists.
+
+    The replacements take turns, two for each value of its own.
+    """
+    turns = itertools.cycle(
+        {"null": None, "text": "x", "list": [[]], "huge": 1e300, "minus": -1, "large": 10**30}.items()
+    )
+    made: dict[str, Made] = {}
+    for key, value in record.items():
+        made[f"no-{key}"] = json.dumps({k: v for k, v in record.items() if k != key}).encode()
+        for name, new in itertools.islice(turns, 2):
+            made[f"{key}-is-{name}"] = json.dumps({**record, key: new}).encode()
+        inner = value[0] if isinstance(value, list) and value else None
+        for entry, (name, new) in zip(inner if isinstance(inner, dict) else (), turns, strict=False):
+            lines = [{**inner, entry: new}, *value[1:]]
+            made[f"{key}-{entry}-is-{name}"] = json.dumps({**record, key: lines}).encode()
+    return made
+
 
 _LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

@@ -200,6 +200,6 @@ def test_only_our_errors_escape(parsers, tmp_path, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint", "prompt", "config", "reply", "image"])
-def test_only_our_errors_escape_in_a_minute(parsers, tmp_path, figures, name):
+def test_only_our_errors_escape_in_a_minute(parsers, tmp_path, measured, name):
     count, refused = fuzz(*parsers[name], tmp_path, LONG)
-    figures("fuzzing", **{name: {"seconds": LONG, "inputs": count, "refused": refused, "other_errors": 0}})
+    measured("fuzzing", **{name: {"seconds": LONG, "inputs": count, "refused": refused, "other_errors": 0}})

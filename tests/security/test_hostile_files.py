@@ -6,15 +6,27 @@ import random
 
 import pytest
 
-from security.places import Cases
+from security.places import COMMAND, GROUPS, RUN_STUDY, Cases, copy
 
 SECONDS, MIB = 5.0, 1024
-SHARE = 0.08  # of the cases in the default tests
+SHARE = 0.04  # of the cases in the default tests
 
 
-def cases(sound, folders, tmp_path):
+@pytest.fixture(scope="session")
+def study(worker, folders, tmp_path_factory):
+    """A finished study of one cell."""
+    folder = tmp_path_factory.mktemp("study")
+    (folder / "study.yaml").write_text(RUN_STUDY.format(model=folders["sd"]), "utf-8")
+    words = ("study", "run", folder / "study.yaml", "-o", folder / "done", "-q")
+    outcome = worker.run("command", *words, mib=8192, seconds=120)
+    assert outcome.kind == "ok", outcome
+    return folder / "done"
+
+
+@pytest.fixture
+def cases(sound, folders, study, tmp_path):
     (tmp_path / "outside").mkdir()
-    return list(Cases(tmp_path, sound, folders["sd"]).all())
+    return Cases(tmp_path, sound, folders["sd"], study)
 
 
 def meet(worker, found, tmp_path):
@@ -32,22 +44,30 @@ def meet(worker, found, tmp_path):
     return outcomes
 
 
-def test_some_hostile_files(worker, sound, folders, tmp_path):
-    found = cases(sound, folders, tmp_path)
+def test_the_same_commands_take_sound_files(worker, sound, folders, study, tmp_path):
+    """Else the errors below would say nothing."""
+    for number, (name, words) in enumerate(COMMAND.items()):
+        source = study if "study" in words[0] else folders["sd"] if "model" in name else sound
+        place = copy(source, tmp_path / f"{number}")
+        outcome = worker.run("command", *(word.format(place=place) for word in words), mib=8192, seconds=120)
+        assert outcome.kind == "ok", (name, outcome)
+
+
+def test_some_hostile_files(worker, cases, tmp_path):
+    found = list(cases.all())
     meet(worker, random.Random(0).sample(found, round(SHARE * len(found))), tmp_path)
 
 
 @pytest.mark.slow
-def test_hostile_files(worker, sound, folders, tmp_path, figures):
-    found = cases(sound, folders, tmp_path)
-    outcomes = meet(worker, found, tmp_path)
-    assert len(found) >= 200
-    figures(
-        "hostile_files",
-        cases=len(found),
-        typed_errors=sum(outcome.typed for outcome in outcomes),
-        harmless=sum(outcome.kind == "ok" for outcome in outcomes),
-        other=0,
-        longest_cpu_seconds=round(max(outcome.seconds for outcome in outcomes), 2),
-        largest_growth_mib=max(outcome.mib for outcome in outcomes),
-    )
+@pytest.mark.parametrize("group", GROUPS)
+def test_hostile_files(worker, cases, tmp_path, measured, group):
+    outcomes = meet(worker, list(getattr(cases, group)()), tmp_path)
+    counted = {
+        "cases": len(outcomes),
+        "typed_errors": sum(outcome.typed for outcome in outcomes),
+        "harmless": sum(outcome.kind == "ok" for outcome in outcomes),
+        "other": 0,
+        "longest_cpu_seconds": round(max(outcome.seconds for outcome in outcomes), 2),
+        "largest_growth_mib": max(outcome.mib for outcome in outcomes),
+    }
+    measured("hostile_files", **{group: counted})

@@ -119,9 +119,9 @@ def test_the_browser_runs_such_texts_where_they_are_markup(tmp_path):
 
 @chromium
 @pytest.mark.parametrize("name", ["report", "runs", "compare", "card", "study"])
-def test_nothing_runs(pages, tmp_path, figures, name):
+def test_nothing_runs(pages, tmp_path, measured, name):
     assert not ran(pages[name], tmp_path)
-    figures("markup", **{name: {"texts": len(TEXTS), "executed": 0}})
+    measured("markup", **{name: {"texts": len(TEXTS), "executed": 0}})
 
 
 @pytest.mark.parametrize("name", ["report", "runs", "compare"])

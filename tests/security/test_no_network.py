@@ -1,4 +1,4 @@
-"""Import, a toy training, its report, samples, export and evaluation: no connection to anywhere."""
+"""A toy training and a toy study, and all that is made of them: no connection to anywhere, no secret in any file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 import threading
 
 from pages import ROOT
-from security.places import CONFIG
+from security.places import CONFIG, RUN_STUDY
 
 STRACE = shutil.which("strace")  # sees what native code does too; the audit hook and the proxy see the rest without it
 # Set by the tests, not by a user.
@@ -57,9 +57,10 @@ class Proxy:
         self.thread.join(10)
 
 
-def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
+def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, measured):
     run = tmp_path / "run"
     (tmp_path / "c.yaml").write_text(CONFIG.format(model=folders["sd"], output=run), "utf-8")
+    (tmp_path / "study.yaml").write_text(RUN_STUDY.format(model=folders["sd"]), "utf-8")
     tracer = [STRACE, "-f", "-qq", "-e", "trace=connect", "-o", str(tmp_path / "connects")] if STRACE else []
     with Proxy() as proxy:
         url = f"http://user:CanaryKKKK1212@{proxy.address}"
@@ -68,7 +69,7 @@ def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
         environment |= CANARIES | proxies | {name.lower(): url for name in proxies}
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "src")])
         done = subprocess.run(
-            [*tracer, sys.executable, "-m", "security.toy_run", str(tmp_path / "c.yaml"), str(run)],
+            [*tracer, sys.executable, "-m", "security.toy_run", "c.yaml", str(run), "study.yaml"],
             env=environment | {"OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hub")},
             cwd=tmp_path,
             capture_output=True,
@@ -81,7 +82,7 @@ def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
     native = re.findall(r".*AF_INET.*", (tmp_path / "connects").read_text("utf-8") if tracer else "")
     dialled = json.loads(done.stdout.splitlines()[-1])["dialled"]
     assert (dialled, native, callers) == ([], [], 0)
-    figures("network", connections=0, callers_at_the_proxy=callers, system_calls_traced=bool(tracer))
+    measured("network", connections=0, callers_at_the_proxy=callers, system_calls_traced=bool(tracer))
 
     secrets = [*CANARIES.values(), "CanaryKKKK1212", "Canary"]
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -91,9 +92,11 @@ def test_a_toy_run_calls_nobody_and_keeps_no_secret(folders, tmp_path, figures):
     }
     names = {path.name for path in written}
     assert {"config.yaml", "events.jsonl", "report.html", "README.md", "manifest.json", "state.json"} <= names
+    assert {"compare.html", "compare.json", "eval.json", "results.csv", "report.md", "study.yaml"} <= names
+    assert any("study.yaml.kept" in path.parts and path.name == "results.json" for path in written)
     found = [(name, secret) for name, text in texts.items() for secret in secrets if secret.encode() in text]
     assert found == []
-    figures("secrets", canaries=len(CANARIES) + 1, files_searched=len(written), copies=0)
+    measured("secrets", canaries=len(CANARIES) + 1, files_searched=len(written), copies=0)
 
 
 def test_the_listener_would_have_noticed():

@@ -62,7 +62,7 @@ def test_the_command_refuses_before_it_listens(tmp_path):
     assert done.returncode == 5 and "--allow-remote" in done.stderr
 
 
-def test_a_foreign_host_header_is_refused(figures):
+def test_a_foreign_host_header_is_refused(measured):
     with serving(constant) as url:
         assert status(url) == 200
         assert [status(url, Host=name) for name in FOREIGN] == [421] * len(FOREIGN)
@@ -70,10 +70,10 @@ def test_a_foreign_host_header_is_refused(figures):
         with socket.create_connection(("127.0.0.1", port), 10) as line:
             line.sendall(b"GET /info HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n")
             assert line.recv(100).split(b" ")[1] in (b"400", b"421")
-    figures("server", foreign_host_headers=len(FOREIGN) + 1, let_in=0)
+    measured("server", foreign_host_headers=len(FOREIGN) + 1, let_in=0)
 
 
-def test_a_wrong_token_is_refused(figures):
+def test_a_wrong_token_is_refused(measured):
     wrong = [
         None,
         "",
@@ -89,10 +89,10 @@ def test_a_wrong_token_is_refused(figures):
         assert status(url, Authorization=f"Bearer {TOKEN}") == 200
         tried = [status(url, **({"Authorization": value} if value is not None else {})) for value in wrong]
         assert tried == [401] * len(wrong)
-    figures("server", wrong_tokens=len(wrong))
+    measured("server", wrong_tokens=len(wrong))
 
 
-def test_a_page_of_another_origin_cannot_post(figures):
+def test_a_page_of_another_origin_cannot_post(measured):
     """A form or a fetch without preflight can send text or a form only; nothing allows another origin."""
     with serving(constant) as url:
         for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data"):

@@ -72,8 +72,8 @@ def test_the_scanner_lets_pass(snippet):
     assert scan(snippet) == []
 
 
-def test_the_source_has_nothing_of_it(figures):
+def test_the_source_has_nothing_of_it(measured):
     found = {str(path.relative_to(ROOT)): scan(path.read_text("utf-8")) for path in FILES}
     excepted = {name: [finding.what for finding in findings] for name, findings in found.items() if findings}
     assert excepted == EXCEPTIONS
-    figures("source", files=len(FILES), findings=0, exceptions=len(EXCEPTIONS), bad_snippets_seen=len(BAD))
+    measured("source", files=len(FILES), findings=0, exceptions=len(EXCEPTIONS), bad_snippets_seen=len(BAD))

@@ -25,7 +25,7 @@ FILES = ("cells/{cell}/results.json", "cells/{cell}/events.jsonl", "claims/{cell
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_only_our_errors_escape(tmp_path, file, figures):
+def test_only_our_errors_escape(tmp_path, file, measured):
     pytest.importorskip("matplotlib")
     (tmp_path / "study.yaml").write_text(STUDY.format(model="emoji-sd"), "utf-8")
     path = tmp_path / file.format(cell=open_study(tmp_path)[1][0].name)
@@ -35,4 +35,4 @@ def test_only_our_errors_escape(tmp_path, file, figures):
         for command in (describe, write_study_report):
             with suppress(PCPOError):
                 command(tmp_path)
-    figures("study_folder", files=len(FILES) * len(CONTENTS), other_errors=0)
+    measured("study_folder", files=len(FILES) * len(CONTENTS), other_errors=0)

@@ -75,7 +75,7 @@ def filled(name, tmp_path):
 
 
 @pytest.mark.parametrize("verb", ["report", "export"])
-def test_pictures_that_a_log_names(worker, sound, folders, place, tmp_path, figures, verb):
+def test_pictures_that_a_log_names(worker, sound, folders, place, tmp_path, measured, verb):
     log = (place / "events.jsonl").read_text("utf-8").splitlines()
     count, whole = 0, [str(sound), str(folders["sd"])]
     for number, name in enumerate(NAMES):
@@ -91,10 +91,10 @@ def test_pictures_that_a_log_names(worker, sound, folders, place, tmp_path, figu
         assert outcome.kind == "ok", outcome
         count += inside_only(outcome, tmp_path, whole)
     assert not list(tmp_path.glob("exported*/samples.png"))
-    figures("traversal", **{f"picture_names_{verb}": count})
+    measured("traversal", **{f"picture_names_{verb}": count})
 
 
-def test_names_in_settings_are_no_paths(figures):
+def test_names_in_settings_are_no_paths(measured):
     for name in NAMES + ("..", ".", "a/b", "", "a\nb", "/"):
         with pytest.raises(ValueError):
             Config.model_validate({"name": name})
@@ -102,7 +102,7 @@ def test_names_in_settings_are_no_paths(figures):
         for axis in ("models", "rewards", "arms"):
             with pytest.raises(ValueError):
                 Study.model_validate({**parts, axis: {name: {}}})
-    figures("traversal", run_names=len(NAMES) + 6, cell_names=3 * (len(NAMES) + 6))
+    measured("traversal", run_names=len(NAMES) + 6, cell_names=3 * (len(NAMES) + 6))
 
 
 def _index(**changes):
@@ -141,13 +141,13 @@ def _weight_map(name):
         _weight_map(17),
     ],
 )
-def test_model_folders(worker, folders, place, tmp_path, figures, change):
+def test_model_folders(worker, folders, place, tmp_path, measured, change):
     folder = copy(folders["sd"], tmp_path / "pipeline")
     change(folder)
     outcome = worker.run("model", folder)
     assert outcome.typed, outcome
     inside_only(outcome, tmp_path)
-    figures("traversal", model_folders=12)
+    measured("traversal", model_folders=12)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,7 +168,7 @@ def test_iterations_of_a_run(worker, sound, folders, tmp_path, place, name):
     inside_only(outcome, tmp_path)
 
 
-def test_checkpoint_manifests(worker, sound, place, tmp_path, figures):
+def test_checkpoint_manifests(worker, sound, place, tmp_path, measured):
     newest = sorted((place / "checkpoints").iterdir())[-1]
     for name in NAMES:
         manifest = protocol.read_manifest(newest)
@@ -182,10 +182,10 @@ def test_checkpoint_manifests(worker, sound, place, tmp_path, figures):
         assert outcome.typed, outcome
         inside_only(outcome, tmp_path)
         path.write_bytes(kept)
-    figures("traversal", checkpoint_manifests=len(NAMES), metadata=len(NAMES))
+    measured("traversal", checkpoint_manifests=len(NAMES), metadata=len(NAMES))
 
 
-def test_prompts_and_ids_name_no_file(worker, folders, tmp_path, figures):
+def test_prompts_and_ids_name_no_file(worker, folders, tmp_path, measured):
     (tmp_path / "outside").mkdir()
     names = [name for name in NAMES if "\0" not in name]
     lines = [{"prompt": filled(name, tmp_path), "id": filled(name, tmp_path)} for name in names]
@@ -211,7 +211,7 @@ def test_prompts_and_ids_name_no_file(worker, folders, tmp_path, figures):
     for outcome in (trained, sampled):
         assert outcome.kind == "ok", outcome
         inside_only(outcome, tmp_path, [str(folders["sd"])])
-    figures("traversal", prompts_and_ids=2 * len(names))
+    measured("traversal", prompts_and_ids=2 * len(names))
 
 
 ROUTES = (
@@ -232,7 +232,7 @@ ROUTES = (
 )
 
 
-def test_routes_of_the_reward_server(figures):
+def test_routes_of_the_reward_server(measured):
     with serving(constant) as url:
         port = int(url.rpartition(":")[2])
         for route in ROUTES:
@@ -241,4 +241,4 @@ def test_routes_of_the_reward_server(figures):
                 said = b"".join(iter(lambda line=line: line.recv(4096), b""))
             assert said.split(b" ", 2)[1] in (b"400", b"404", b"405"), (route, said)
             assert b"root:" not in said
-    figures("traversal", routes=len(ROUTES))
+    measured("traversal", routes=len(ROUTES))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from pcpo.errors import one_line
 
@@ -28,6 +30,27 @@ def open_regular(path: str | os.PathLike[str], limit: int) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def read_json(path: str | os.PathLike[str], limit: int) -> Any:
+    """Strict JSON with finite numbers, from a regular file of at most `limit` bytes. Raises OSError and ValueError."""
+    with open_regular(path, limit) as file:
+        text = file.read(limit).decode("utf-8")
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is beyond all numbers")
+    return number
+
+
 def inside(root: Path, name: str) -> Path:
     """The path of `root`/`name`, every link followed. Raises ValueError when it does not lie within `root`."""
     try:
@@ -39,4 +62,4 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
-__all__ = ["inside", "open_regular"]
+__all__ = ["inside", "open_regular", "read_json"]

@@ -20,10 +20,12 @@ from typing import Any
 import psutil
 
 from pcpo.data.files import write_json_atomic
+from pcpo.data.untrusted import read_json
 from pcpo.errors import RunFolderError
 
 HEARTBEAT = 20.0
 STALE_AFTER = 300.0
+MAX_BYTES = 1 << 20  # of a record
 
 
 def machine() -> str:
@@ -166,8 +168,8 @@ def newest(folder: Path, cell: str) -> int | None:
 def read(path: Path) -> dict[str, Any] | None:
     """A claim's record; None while it is being written, or when its writer died in the middle of it."""
     try:
-        record = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        record = read_json(path, MAX_BYTES)
+    except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -17,6 +19,8 @@ from pcpo.observe.numbers import number, percent, relative_change
 from pcpo.study.claims import Claim
 from pcpo.study.plan import Cell, Study
 from pcpo.study.results import read_results
+
+TAIL = 1 << 24  # bytes at a log's end that hold its newest iteration
 
 
 class Progress:
@@ -132,8 +136,14 @@ def iterations_logged(cell: Cell) -> int:
     path = cell.folder / "events.jsonl"
     if not path.is_file():
         return 0 if read_results(cell) is None else cell.config.train.iterations
-    for line in reversed(path.read_bytes().splitlines()):
+    for line in reversed(_tail(path).splitlines()):
         if line.startswith(b'{"type": "iteration", "iteration": '):
             count = line.split(b": ", 3)[2].split(b",")[0]
             return min(int(count), cell.config.train.iterations) if count.isdigit() and len(count) < 10 else 0
     return 0
+
+
+def _tail(path: Path) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+        return file.read(TAIL)

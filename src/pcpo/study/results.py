@@ -8,35 +8,49 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from pcpo.data.files import write_json_atomic, write_text_atomic
-from pcpo.errors import RunFolderError
+from pcpo.data.untrusted import read_json
+from pcpo.errors import RunFolderError, one_line
 from pcpo.observe.events import read_events
-from pcpo.observe.records import Iteration, RunLog
+from pcpo.observe.records import Count, Evaluation, Iteration, RunLog
 from pcpo.study.plan import Cell
 
 FORMAT = 1
 RESULTS = "results.json"
-REQUIRED = {
-    "model",
-    "reward",
-    "arm",
-    "seed",
-    "complete",
-    "iterations_done",
-    "difference",
-    "evaluations",
-    "iterations",
-    "config",
-}
+MAX_BYTES = 1 << 26
 # Parts of an iteration's time that serve the diagnostics, not the training.
 NOT_TRAINING = {"total", "probe"}
 # Texts and single pictures of an evaluation stay in the run's own log.
 NOT_CURVE = {"prompts", "values", "sheet", "pictures", "held_out_per_prompt", "monitors_per_prompt"}
+
+
+class _Reached(Evaluation):
+    """An evaluation, and the training up to it."""
+
+    samples: Count = 0
+    seconds: Annotated[float, Field(ge=0, le=1e300)] = 0.0
+
+
+class _Results(BaseModel):
+    """What is relied on in a `results.json`; other fields stay as they are."""
+
+    model: str
+    reward: str
+    arm: str
+    seed: int
+    complete: bool
+    iterations_done: Count
+    seconds: Annotated[float, Field(ge=0, le=1e300)] = 0.0
+    difference: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
+    evaluations: list[_Reached]
+    iterations: Annotated[list[Iteration], Field(min_length=1)]
+    config: dict[str, Any]
 
 
 def cell_results(cell: Cell) -> dict[str, Any] | None:
@@ -116,14 +130,22 @@ def read_results(cell: Cell) -> dict[str, Any] | None:
 def parse_results(path: Path) -> dict[str, Any]:
     """The content of a `results.json`. Raises RunFolderError when it is damaged."""
     try:
-        results: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if not results.keys() >= REQUIRED or not isinstance(results["iterations_done"], int):
-            raise KeyError(*REQUIRED - results.keys())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raw = read_json(path, MAX_BYTES)
+        checked = _Results.model_validate(raw).model_dump(exclude={"evaluations": {"__all__": NOT_CURVE}})
+    except (OSError, ValueError) as error:
         raise RunFolderError(
-            "cannot be read", where=str(path), fix="delete this file: it is made again from the run's log"
+            f"cannot be read ({_reason(error)})",
+            where=str(path),
+            fix="delete this file: it is made again from the run's log",
         ) from error
-    return results
+    return {**raw, **checked}
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return one_line(error)
 
 
 def collect(cells: Sequence[Cell]) -> list[dict[str, Any]]:

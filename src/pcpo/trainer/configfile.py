@@ -216,7 +216,7 @@ def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
     """The first problem of a refused `model` in one line; a misspelt key gets the nearest one."""
     # a misspelt key comes first: it may be why another one is missing
     first, *rest = sorted(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    loc = ".".join(str(part) for part in first["loc"])
+    loc = ".".join(_shown(str(part)) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         text = f"unknown key {loc}{_nearest(str(first['loc'][-1]), _fields_at(model, first['loc'][:-1]))}"
     elif loc:
@@ -224,6 +224,11 @@ def explain(error: ValidationError, model: type[BaseModel] = Config) -> str:
     else:
         text = first["msg"].removeprefix("Value error, ")
     return f"{text} (and {len(rest)} more)" if rest else text
+
+
+def _shown(key: str) -> str:
+    """A key as one short line, whatever characters it has."""
+    return key[:80] if key.isprintable() else repr(key[:80])
 
 
 def _fields_at(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:

@@ -214,3 +214,10 @@ def test_the_description_is_yaml_with_a_comment_per_setting():
     text = describe(load_config("demo"))
     assert yaml.safe_load(text)["optim"]["learning_rate"] == 3e-3
     assert "  learning_rate: 0.003  # " in text
+
+
+def test_a_key_of_odd_characters_is_shown_on_one_short_line():
+    for key in ("a\n\nb", "\x1b[2J", "x" * 10_000):
+        with pytest.raises(ConfigError) as caught:
+            validate({key: 1})
+        assert "unknown key" in caught.value.what and caught.value.what.isprintable() and len(caught.value.what) < 500
