@@ -142,10 +142,10 @@ def parse_results(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return one_line(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    return one_line(error)
+    if not isinstance(error, ValidationError):
+        return one_line(error)
+    first = error.errors()[0]
+    return one_line(ValueError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}"))
 
 
 def collect(cells: Sequence[Cell]) -> list[dict[str, Any]]:
