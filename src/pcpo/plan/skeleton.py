@@ -153,7 +153,7 @@ def _pipeline(source: str, path: str) -> Any:
             continue
         try:
             parts[name] = _component(source if Path(source).is_dir() else path, name, library, class_name)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise ModelError(
                 f"the configuration of {name} cannot be used: {one_line(error)}", where=f"model {path}"
             ) from error
