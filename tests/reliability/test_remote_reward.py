@@ -48,8 +48,9 @@ class Compared:
         return result
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("model", [None, pytest.param("emoji-sd", marks=pytest.mark.slow)])
-def test_a_run_with_thirty_per_cent_of_faults(trainer, monkeypatch, model):
+def test_a_run_with_thirty_per_cent_of_faults(trainer, monkeypatch, measured, model):
     """Completed; no wrong value; at most three tries each; every call within its deadline."""
     monkeypatch.setattr(pool, "BACKOFF", 0.05)
     server = servers.Faulty(servers.scoring(colorfulness), servers.at_random(0.3))
@@ -68,6 +69,16 @@ def test_a_run_with_thirty_per_cent_of_faults(trainer, monkeypatch, model):
     valid = torch.cat(reward.valid)
     log = read_events(job.folder / "events.jsonl")
     assert sum(row.invalid for row in log.iterations) <= (~valid).sum() <= 0.2 * len(valid)
+    measured(
+        f"faulty_reward_{model or 'tiny'}",
+        requests=sum(tries),
+        share_of_faults=round(faults / sum(tries), 3),
+        most_tries=max(tries),
+        values=len(valid),
+        wrong_values=0,
+        left_out=int((~valid).sum()),
+        longest_call_over_deadline=round(max(reward.seconds) / 10.0, 3),
+    )
 
 
 def test_without_faults_the_run_is_the_local_one_bit_for_bit(trainer):
@@ -81,7 +92,8 @@ def test_without_faults_the_run_is_the_local_one_bit_for_bit(trainer):
     assert [e.values for e in logs[0].evaluations] == [e.values for e in logs[1].evaluations]
 
 
-def test_a_dead_server_is_named_before_a_weight_is_read(folders, tmp_path, monkeypatch):
+@pytest.mark.reliability
+def test_a_dead_server_is_named_before_a_weight_is_read(folders, tmp_path, monkeypatch, measured):
     monkeypatch.setattr(loading, "load_pipeline", lambda path: pytest.fail("a weight was read"))
     with servers.serving(colorfulness) as url:
         pass
@@ -89,11 +101,14 @@ def test_a_dead_server_is_named_before_a_weight_is_read(folders, tmp_path, monke
     start = time.monotonic()
     with pytest.raises(RewardError, match=f"{url}: cannot connect"):
         PCPOTrainer(config=settings("sd", folders["sd"], tmp_path / "run", reward=parts), quiet=True)
-    assert time.monotonic() - start < 5 and not (tmp_path / "run").exists()
+    seconds = time.monotonic() - start
+    assert seconds < 5 and not (tmp_path / "run").exists()
+    measured("dead_reward_server", refused_after_seconds=round(seconds, 2))
 
 
+@pytest.mark.reliability
 @pytest.mark.parametrize("death", ["gone", "silent"])
-def test_a_server_that_dies_ends_the_run_in_time_and_it_resumes(trainer, death):
+def test_a_server_that_dies_ends_the_run_in_time_and_it_resumes(trainer, measured, death):
     """A checkpoint at the last iteration, exit code 5 within the deadline; resumed, it is the uninterrupted run."""
     whole = trainer(output="whole", reward=colorfulness, train={"iterations": 4})
     whole.train()
@@ -118,7 +133,8 @@ def test_a_server_that_dies_ends_the_run_in_time_and_it_resumes(trainer, death):
             job = trainer(reward=reward, train={"iterations": 4}, run={"checkpoint_every": 100})
             with pytest.raises(RewardError, match="no batch was answered") as caught:
                 job.train()
-            assert time.monotonic() - reward.start < 3.5 and caught.value.exit_code == 5
+            seconds = time.monotonic() - reward.start
+            assert seconds < 3.5 and caught.value.exit_code == 5
     assert [path.name for path in (job.folder / "checkpoints").iterdir()] == ["000002"]
     assert "the reward failed" in (job.folder / "events.jsonl").read_text()
 
@@ -126,6 +142,7 @@ def test_a_server_that_dies_ends_the_run_in_time_and_it_resumes(trainer, death):
     again = trainer(reward=back, train={"iterations": 4}, run={"checkpoint_every": 100}, resume=True)
     again.train()
     assert same(weights(again), weights(whole))
+    measured("reward_server_dies", **{death: {"deadline": 3.0, "seconds": round(seconds, 2), "bitwise_equal": True}})
 
 
 class Cluster:
@@ -184,10 +201,12 @@ def test_a_cluster_loses_no_picture_to_one_dead_worker():
 
 
 @pytest.mark.slow
+@pytest.mark.reliability
 @pytest.mark.parametrize("share", [0.0, 0.1])
-def test_a_cluster_is_kept_busy(share):
+def test_a_cluster_is_kept_busy(measured, share):
     """Throughput over latency-bound workers: at least nine tenths of all workers busy all the time."""
     cluster = Cluster(share=share, low=0.2, high=0.4, count=320)
     used = cluster.run()
     check_cluster(cluster)
     assert used > 0.9, used
+    measured("reward_cluster", **{f"faults {share}": {"workers": 8, "share_of_ideal": round(used, 3)}})

@@ -18,7 +18,7 @@ from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.data.untrusted import read_json
 from pcpo.errors import RunFolderError, one_line
 from pcpo.observe.events import read_events
-from pcpo.observe.records import Count, Evaluation, Iteration, RunLog
+from pcpo.observe.records import Count, Credit, Evaluation, GradientShare, Iteration, RunLog
 from pcpo.study.plan import Cell
 
 FORMAT = 1
@@ -50,6 +50,8 @@ class _Results(BaseModel):
     difference: dict[str, Annotated[list[Any], Field(min_length=2, max_length=2)]]
     evaluations: list[_Reached]
     iterations: Annotated[list[Iteration], Field(min_length=1)]
+    gradient_share: list[GradientShare] = []
+    credit: Credit | None = None
     config: dict[str, Any]
 
 
