@@ -1,0 +1,80 @@
+"""Draws the studies whose results are kept in `docs/results`, and the tables of the evidence page.
+
+    python benchmarks/evidence.py                       # from what is kept
+    python benchmarks/evidence.py --take main=runs/main # first keeps the finished cells of a study's folder
+
+`pcpo study run docs/results/main/study.yaml --output runs/main --reuse docs/results/main` goes on with a study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcpo.data.files import write_text_atomic
+from pcpo.observe.numbers import number
+from pcpo.study.archive import write_archive
+from pcpo.study.report import write_study_report
+from pcpo.study.tables import markdown_table, text_of
+
+ROOT = Path(__file__).parents[1] / "docs" / "results"
+PAGE = ROOT / "evidence.md"
+BEGIN, END = "<!-- tables: benchmarks/evidence.py -->\n", "<!-- end of tables -->\n"
+STUDIES = ("main", "ladder", "stability", "precision")
+
+
+def study_table(figures: Mapping[str, Any]) -> str:
+    """A row per model, reward and arm: reward at the end, and iterations to the targets over the baseline's."""
+    head = ("model, reward", "arm", "seeds", "reward at the end", "minus the baseline's", "iterations / baseline's")
+    return markdown_table(head, [row for group in figures["groups"] for row in _rows(group)])
+
+
+def _rows(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    yield (
+        f"**{group['model']}, {group['reward'].replace('_', ' ')}**",
+        "before training",
+        "",
+        number(group["start"]),
+        "",
+        "",
+    )
+    for arm, data in group["arms"].items():
+        own = arm == group["baseline"]
+        against = "" if own else text_of(data["end_against_baseline"])
+        targets = "" if own else "; ".join(_targets(group, arm)) or "no target reached by both"
+        yield "", arm, str(len(data["seeds"])), text_of(data["end"]), against, targets
+
+
+def _targets(group: Mapping[str, Any], arm: str) -> Iterator[str]:
+    for target in group["targets"]:
+        found = target["against_baseline"].get(arm, {}).get("iterations")
+        if found and found["both"]:
+            pairs = found["both"] + found["only_arm"] + found["only_baseline"] + found["neither"]
+            yield f"{target['label']}: {text_of(found['ratio'])}, {found['both']} of {pairs}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--take", nargs="*", default=[], metavar="NAME=FOLDER")
+    for part in parser.parse_args(argv).take:
+        name, _, folder = part.partition("=")
+        print(f"{name}: {write_archive(Path(folder), ROOT / name)} cells kept")
+    parts = []
+    for name in STUDIES:
+        folder = ROOT / name
+        if not (folder / "cells").is_dir():
+            continue
+        write_study_report(folder)
+        figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
+        done = f"{figures['cells']['finished']} of {figures['planned']} cells"
+        parts.append(f"### {name}: {done} ([all figures]({name}/report/report.md))\n\n{study_table(figures)}\n")
+    text = PAGE.read_text("utf-8")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    write_text_atomic(PAGE, f"{before}\n{''.join(parts)}{after}")
+
+
+if __name__ == "__main__":
+    main()
