@@ -160,22 +160,31 @@ def at_random(share, seed=0, faults=FAULTS):
 @contextlib.contextmanager
 def faulty(*servers):
     """Run them in one thread; yields their urls."""
+    writers = []
     with anyio.from_thread.start_blocking_portal() as portal:
-        running = [portal.call(_start, server) for server in servers]
+        running = [portal.call(_start, server, writers) for server in servers]
         try:
             yield [f"http://127.0.0.1:{door.sockets[0].getsockname()[1]}" for door in running]
         finally:
-            portal.call(_stop, running)
+            portal.call(_stop, running, writers)
 
 
-async def _start(server):
-    return await asyncio.start_server(server, "127.0.0.1", 0, limit=2**26)
+async def _start(server, writers):
+    def connected(reader, writer):
+        writers.append(writer)  # here, for a task that is cancelled before it begins never closes its connection
+        return server(reader, writer)
+
+    return await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**26)
 
 
-async def _stop(running):
+async def _stop(running, writers):
     for door in running:
         door.close()
     tasks = [task for task in asyncio.all_tasks() if "Faulty.__call__" in repr(task.get_coro())]
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    for writer in writers:
+        writer.transport.abort()
+    for _ in range(2):  # what abort() has scheduled closes the sockets
+        await asyncio.sleep(0)
