@@ -92,11 +92,11 @@ def _group(
 ) -> dict[str, Any]:
     arms = list(dict.fromkeys(cell.arm for cell in cells))
     common = set.intersection(*({cell.seed for cell in cells if cell.arm == arm} for arm in arms))
+    head: dict[str, Any] = {"model": cells[0].model, "seeds": sorted(common), "arms": arms, "order": list(study.arms)}
+    head |= {"reward": cells[0].reward, "baseline": study.baseline_of(cells[0].model), "share": options.share}
     cells = [cell for cell in cells if cell.seed in common]
-    head = {"model": cells[0].model if cells else None, "seeds": sorted(common), "arms": arms, "share": options.share}
     if not cells:
         return head | {"target": None, "reason": "no seed is finished in every arm"}
-    head |= {"reward": cells[0].reward, "baseline": study.baseline_of(cells[0].model)}
     curves = {cell.name: [e["reward_mean"] for e in done[cell.name]["evaluations"]] for cell in cells}
     start = curves[cells[0].name][0]
     target = matched_target({a: [curves[c.name][1:] for c in cells if c.arm == a] for a in arms}, options.share)

@@ -11,7 +11,7 @@ from typing import Any
 from pcpo.errors import RunFolderError
 from pcpo.observe.markdown import escape
 from pcpo.observe.numbers import number
-from pcpo.study.figures.style import bar, colours_of, new_figure, plain, save, wording
+from pcpo.study.figures.style import bar, new_figure, palette, plain, save, wording
 from pcpo.study.stats import estimate, paired_difference
 from pcpo.study.tables import markdown_table, text_of
 
@@ -92,7 +92,7 @@ def draw_matched(group: Mapping[str, Any], path: Path) -> Path | None:
     if group["target"] is None:
         return None
     others = [arm for arm in group["arms"] if arm != group["baseline"]]
-    colours, marks = colours_of(group["arms"], group["baseline"])
+    colours, marks = palette(group)
     names = [name for name in group["figures"]["training"] if "kernel" not in name]
     figure = new_figure(11, 0.28 * len(names) * max(len(others), 1) ** 0.5 + 1.6)
     axes = figure.subplots(1, len(group["figures"]), squeeze=False, sharey=True)[0]
