@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pcpo.data.prompts import Prompt
 from pcpo.errors import EvaluationError, RunFolderError
@@ -49,6 +50,16 @@ class Sampling:
     def work(self) -> int:
         """Pictures x steps of one source."""
         return len(self.prompts) * self.count * self.steps
+
+    def to_json(self) -> dict[str, Any]:
+        """What the pictures depend on, as plain data."""
+        return {
+            "prompts": [prompt.text for prompt in self.prompts],
+            "count": self.count,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "seed": self.seed,
+        }
 
     def pictures(self, name: str, adapter: Adapter, advance: Advance = no_progress) -> PictureSet:
         """The pictures of a loaded model."""

@@ -65,7 +65,7 @@ def print_matches(runs: Sequence[MatchedRun], target: float, file: TextIO | None
 
 def to_json(sampling: Sampling, evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     """Evaluations with how their pictures were sampled, as JSON takes it; folders of pictures were not sampled."""
-    return {"sampling": _sampling_json(sampling), "evaluations": [plain(asdict(e)) for e in evaluations]}
+    return {"sampling": sampling.to_json(), "evaluations": [plain(asdict(e)) for e in evaluations]}
 
 
 def matched_json(
@@ -74,19 +74,9 @@ def matched_json(
     """`quality_at_matched_reward` with how its pictures were sampled."""
     return {
         "target": target,
-        "training": _sampling_json(training),
-        "held_out": None if held_out is None else _sampling_json(held_out),
+        "training": training.to_json(),
+        "held_out": None if held_out is None else held_out.to_json(),
         "runs": [plain(asdict(run)) for run in runs],
-    }
-
-
-def _sampling_json(sampling: Sampling) -> dict[str, Any]:
-    return {
-        "prompts": [p.text for p in sampling.prompts],
-        "count": sampling.count,
-        "steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        "seed": sampling.seed,
     }
 
 

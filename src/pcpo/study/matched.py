@@ -5,7 +5,6 @@ Needs `evaluation.save=true` in the study. Each cell's figures are stored in `ma
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from pcpo.data.files import write_json_atomic
 from pcpo.data.prompts import load_prompts
+from pcpo.data.untrusted import read_json
 from pcpo.errors import ConfigError
 from pcpo.evaluation.compare import Comparer, Sampling, held_out
 from pcpo.evaluation.features import EMBEDDED, load_features
@@ -24,7 +24,7 @@ from pcpo.evaluation.measure import Evaluation
 from pcpo.models import folders
 from pcpo.observe.console import Console
 from pcpo.rewards.registry import load_reward
-from pcpo.study.matched_table import MATCHED, REPORT, summary
+from pcpo.study.matched_table import MATCHED, MAX_BYTES, REPORT, summary
 from pcpo.study.plan import Cell, Study
 from pcpo.study.results import collect
 from pcpo.study.runner import open_study
@@ -118,7 +118,7 @@ def _group(
             made["training"]["evaluation reward"] = match.reward
             rows[cell.name] = {"arm": cell.arm, "seed": cell.seed, "iteration": match.iteration, **made}
             advance(1)
-    sampled = {name: _sampling(comparer.sampling) for name, comparer in comparers.items()}
+    sampled = {name: comparer.sampling.to_json() for name, comparer in comparers.items()}
     return summary(head | {"target": target, "sampling": sampled, "features": list(options.features), "cells": rows})
 
 
@@ -156,12 +156,12 @@ def _measured(
     first = next(iter(comparers.values()))
     key = {
         "iteration": iteration,
-        "sampling": {name: _sampling(comparer.sampling) for name, comparer in comparers.items()},
+        "sampling": {name: comparer.sampling.to_json() for name, comparer in comparers.items()},
         "features": [f.name for f in first.features],
         "rewards": list(first.rewards),
     }
     try:
-        stored = json.loads(path.read_text("utf-8"))
+        stored = read_json(path, MAX_BYTES)
         if stored["key"] == key:
             return {name: dict(stored["figures"][name]) for name in comparers}
     except (OSError, ValueError, KeyError, TypeError):
@@ -187,13 +187,3 @@ def flat_figures(evaluation: Evaluation) -> dict[str, float]:
         found[f"{row.features}: alignment"] = row.alignment
         found[f"{row.features}: retrieval"] = row.retrieval
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _sampling(sampling: Sampling) -> dict[str, Any]:
-    return {
-        "prompts": [prompt.text for prompt in sampling.prompts],
-        "count": sampling.count,
-        "steps": sampling.steps,
-        "guidance_scale": sampling.guidance_scale,
-        "seed": sampling.seed,
-    }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pcpo.data.untrusted import read_json
 from pcpo.errors import RunFolderError
 from pcpo.observe.markdown import escape
 from pcpo.observe.numbers import number
@@ -17,6 +17,7 @@ from pcpo.study.tables import markdown_table, text_of
 
 REPORT = "report"
 MATCHED = "matched.json"
+MAX_BYTES = 1 << 26
 TITLES = {"training": "training prompts", "held_out": "held-out prompts"}
 
 
@@ -29,10 +30,10 @@ def read_matched(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        found: dict[str, Any] = read_json(path, MAX_BYTES)
         if not all(isinstance(group, dict) and "target" in group for group in found.values()):
             raise ValueError
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise RunFolderError("cannot be read", where=str(path), fix="pcpo study matched makes it again") from error
     return found
 
