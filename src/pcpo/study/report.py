@@ -40,6 +40,7 @@ READING = """\
   best by more than half of its standard deviation among pictures at the start.
 - Seconds are those of training (rollouts, rewards, updates), and depend on what else the machine was doing.
 """
+FOREST = "iterations-to-target.png"
 CAPTIONS = {
     "curves": "Curves and times to targets.",
     "ends": "At the end, sorted by reward. Open marks are seeds, the dotted line is the value before training.",
@@ -65,14 +66,23 @@ def write_study_report(output: Path) -> Path:
     folder = output / REPORT
     matched = read_matched(folder)
     parts = [_head(figures, len(cells))]
-    forest = draw_forest(figures["groups"], folder / "iterations-to-target.png")
+    forest = draw_forest(figures["groups"], folder / FOREST)
     if forest is not None:
         parts.append(f"![iterations to the target over the baseline's]({forest.name})\n")
     parts += [_group(group, folder, matched.get(f"{group['model']}--{group['reward']}")) for group in figures["groups"]]
     write_json_atomic(folder / "report.json", figures | {"planned": len(cells)})
     path = folder / "report.md"
-    write_text_atomic(path, "\n".join([*parts, READING]))
+    text = "\n".join([*parts, READING])
+    write_text_atomic(path, text)
+    _drop_unused(folder, text)
     return path
+
+
+def _drop_unused(folder: Path, text: str) -> None:
+    """Remove figures of an earlier report that this one does not show; files of other names are left alone."""
+    for path in [folder / FOREST, *(path for kind in CAPTIONS for path in folder.glob(f"*--{kind}.png"))]:
+        if f"]({path.name})" not in text:
+            path.unlink(missing_ok=True)
 
 
 def _head(figures: Mapping[str, Any], planned: int) -> str:

@@ -133,8 +133,12 @@ def test_the_example_runs_and_reports(folders, tmp_path, monkeypatch):
     told = CliRunner().invoke(app, ["study", "status", str(out)])
     assert "4 cells: 4 done" in told.stdout and "pcpo    2/2 seeds" in told.stdout
     (out / "results.csv").unlink()
+    (out / "report").mkdir()
+    stale, other = (out / "report" / name for name in ("gone--x--curves.png", "notes--curves.txt"))
+    stale.touch(), other.touch()
     told = CliRunner().invoke(app, ["study", "report", str(out)])
     assert told.exit_code == 0 and told.stdout.strip() == str(out / "report" / "report.md")
+    assert other.exists() and not stale.exists(), "only figures that an earlier report drew are removed"
     text = (out / "report" / "report.md").read_text("utf-8")
     assert "4 of 4 cells are finished." in text and "too few seeds: 2" in text
     assert "[" not in re.sub(r"!\[[^]]*\]", "", text)  # no interval anywhere
