@@ -160,6 +160,11 @@ class TrainSettings(Section):
         "in proportion to their credit and counted by its inverse",
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of the steps, for all choices but `all`")
+    within: tuple[float, float] | None = Field(
+        None,
+        description="only steps within these shares of the sampling, from 0 (pure noise) to 1 (the picture): [0, 0.5] "
+        "is the first half; null: all",
+    )
     replay: bool = Field(
         False,
         description="compute old predictions again in the update instead of storing them: a third less trajectory; "
@@ -341,8 +346,16 @@ def _contradictions(config: Config) -> list[str]:
             "train.select credit weighs the loss of a step by the inverse of a fixed probability, which neither "
             "credit.schedule=adaptive nor a KL penalty goes with; use select=random"
         )
-    if config.sampler.stochastic == "trained" and train.select == "all":
-        found.append("sampler.stochastic=trained needs train.select=first, random, window or credit")
+    if config.sampler.stochastic == "trained" and train.select == "all" and train.within is None:
+        found.append("sampler.stochastic=trained needs train.select=first, random, window or credit, or train.within")
+    if train.within is not None:
+        if train.select == "first":
+            found.append("train.within goes with train.select=all, random, window or credit: first is one by itself")
+        (low, high), steps = train.within, config.sampler.steps
+        if not 0 <= low < high <= 1:
+            found.append(f"train.within [{low:g}, {high:g}] must be two ascending numbers between 0 and 1")
+        elif round(steps * low) == round(steps * high):
+            found.append(f"train.within [{low:g}, {high:g}] of {steps} steps is no step: nothing to train")
     if train.select != "all" and int(config.sampler.steps * train.fraction) == 0:
         found.append(f"train.fraction {train.fraction} of {config.sampler.steps} steps is no step: nothing to train")
     wrong_grid = "ideal" if family == "diffusion" else "log_snr"

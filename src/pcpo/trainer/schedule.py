@@ -13,18 +13,22 @@ from pcpo.types import StepStats
 
 
 def eligible_steps(stats: StepStats, train: TrainSettings) -> Tensor:
-    """Grid indices [E] of the steps that may be trained: those with noise; for select=first, the first ones only.
+    """Grid indices [E] of the steps that may be trained: those with noise, within train.within or the first ones.
 
     The credit target is computed over these, so that a random set or window does not change a step's weight.
     Raises ConfigError when none is left.
     """
     steps = stats.index[stats.std > 0]
+    if train.within is not None:
+        start, stop = (round(len(stats) * share) for share in train.within)
+        steps = steps[(steps >= start) & (steps < stop)]
     if train.select == "first":
         steps = steps[steps < int(len(stats) * train.fraction)]
     if len(steps) == 0:
+        name, share = ("fraction", train.fraction) if train.within is None else ("within", train.within)
         raise ConfigError(
-            f"no step of this sampler is stochastic within train.fraction {train.fraction}: nothing would be trained",
-            where="train.fraction",
+            f"no step of this sampler is stochastic within train.{name} {share}: nothing would be trained",
+            where=f"train.{name}",
         )
     return steps
 

@@ -48,6 +48,14 @@ def test_eligible_steps_draw_noise():
         eligible_steps(make_sampler("cps").stats(flow_grid(1)), TrainSettings())
 
 
+def test_a_range_parts_the_sampling():
+    stats = make_sampler("cps").stats(flow_grid(10))
+    parts = [eligible_steps(stats, TrainSettings(within=pair)).tolist() for pair in ((0, 0.3), (0.3, 0.7), (0.7, 1))]
+    assert parts == [[0, 1, 2], [3, 4, 5, 6], [7, 8]]
+    with pytest.raises(ConfigError, match=r"train.within \(0.9, 1.0\): nothing would be trained"):
+        eligible_steps(stats, TrainSettings(within=(0.9, 1)))
+
+
 @pytest.mark.parametrize("updates", [1, 2, 3])
 def test_minibatches_part_the_pictures(updates):
     pictures = torch.tensor([0, 1, 3, 4, 6, 7])

@@ -64,6 +64,12 @@ def test_selected_steps_are_the_trained_ones(trainer, trajectories, select):
         assert len({tuple(event.steps) for event in log.iterations}) > 1 and log.credit.steps == list(range(5))
 
 
+def test_only_steps_within_the_range_are_trained(trainer, trajectories):
+    it = trainer("sd3", sampler={"steps": 5}, train={"within": [0.4, 0.8], "iterations": 1})
+    log = run(it)
+    assert log.iterations[0].steps == [2, 3] == log.credit.steps == trajectories[0].steps.tolist()
+
+
 @pytest.mark.parametrize("stochastic", ["all", "trained"])
 def test_noise_outside_the_trained_steps(trainer, monkeypatch, stochastic):
     it = trainer(
