@@ -37,6 +37,10 @@ CASES = [
         ["batch.group_size=16"],
         ["batch.group_size=16", "batch.rollout=16"],
         ["batch.group_size=16", "model.gradient_checkpointing=true"],
+        # not among those that the constant of the C library was taken from
+        ["batch.group_size=8", "model.gradient_checkpointing=true"],
+        ["batch.group_size=8", "model.tune=full"],
+        ["batch.group_size=8", "kl.form=exact", "kl.beta=0.1", "model.gradient_checkpointing=true"],
     )
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pcpo.models.base import Adapter
 from pcpo.models.folders import embedded_folder
 from pcpo.models.lora import trainable
 from pcpo.plan.counts import Counts, count
+from pcpo.plan.meter import AllocationMeter
 from pcpo.plan.simulate import Simulation
 from pcpo.plan.skeleton import conditioning, part_bytes, skeleton
 from pcpo.trainer.config import Config
@@ -28,10 +30,9 @@ GIB = 1 << 30
 CUDA_CONTEXT = GIB // 2
 # What kernels of the CPU load and keep once they have been called.
 CPU_KERNELS = 45 << 20
-# The C library keeps freed memory in pieces: resident memory of CPU training over the tensors alive in it. Measured on
-# the embedded models, 1.7 to 2.3, and 3 to 4.5 with gradient checkpointing; a probe measures it for the run at hand.
-CPU_ALLOCATOR = 2.0
-CPU_ALLOCATOR_CHECKPOINTED = 3.5
+# Resident memory of CPU calls, as a share of the geometric mean of what they hold at their peak and of all they ever
+# allocate; on the embedded models it is 0.76 to 0.99. See `kept_by_allocator`.
+CPU_ALLOCATOR = 0.86
 
 
 @dataclass
@@ -92,36 +93,54 @@ class Activations:
 
 @dataclass
 class Model:
-    """What one configuration is on the meta device: its skeleton, trained steps, counts and activations."""
+    """What one configuration is on the meta device: its skeleton and counts, and the memory of its calls.
+
+    activations: bytes of the tensors alive at a call's peak. resident: bytes that they make the C library hold.
+    """
 
     config: Config
     adapter: Adapter
     counts: Counts
     activations: Activations
+    resident: Activations
 
 
 def model_of(config: Config, evaluation_prompts: int = 1 << 30) -> Model:
     """Build the skeleton of the configured model. Raises ModelError and ConfigError."""
     adapter = skeleton(config)
     trained = build_algorithm(config, adapter).trained(0)
-    return Model(config, adapter, count(config, len(trained), evaluation_prompts), simulated(config))
+    return Model(config, adapter, count(config, len(trained), evaluation_prompts), *simulated(config))
 
 
-def simulated(config: Config) -> Activations:
-    """Activations by simulation; those of settings that differ in batch sizes only are simulated once."""
+def simulated(config: Config) -> tuple[Activations, Activations]:
+    """`Model.activations` and `Model.resident`; settings that differ in batch sizes only are simulated once."""
     run = config.run.model_dump(include={"precision", "vae_slicing", "vae_tiling"})
     kept = config.model_dump(mode="json", include={"model", "sampler", "credit", "objective", "kl"}) | {"run": run}
     return _simulated(json.dumps(kept, sort_keys=True))
 
 
 @functools.lru_cache(maxsize=64)
-def _simulated(settings: str) -> Activations:
+def _simulated(settings: str) -> tuple[Activations, Activations]:
     config = validate(json.loads(settings))
     simulation = Simulation(config, skeleton(config))
-    lines = [
-        Line.through((1, call(1)), (2, call(2))) for call in (simulation.forward, simulation.update, simulation.decode)
-    ]
-    return Activations(*lines)
+    alive, resident = [], []
+    for call in (simulation.forward, simulation.update, simulation.decode):
+        one, two = call(1), call(2)
+        alive.append(Line.through((1, one.peak), (2, two.peak)))
+        resident.append(Line.through((1, kept_by_allocator(one)), (2, kept_by_allocator(two))))
+    return Activations(*alive), Activations(*resident)
+
+
+def kept_by_allocator(call: AllocationMeter) -> float:
+    """Bytes of resident memory that a call on the CPU comes to.
+
+    The C library can use a freed block for another tensor of its size only where a neighbour is free as well (it places
+    aligned blocks with room to spare), and small objects that stay, of Python and of autograd, keep neighbours apart.
+    If it used every freed block again, a call would keep its peak; if none, its turnover. What it keeps is estimated as
+    CPU_ALLOCATOR sqrt(peak turnover), the peak at the least: gradient checkpointing lowers the peak and raises the
+    turnover. Blocks of more than 32 MiB are given back when they are freed, which is not in the estimate.
+    """
+    return max(call.peak, CPU_ALLOCATOR * math.sqrt(call.peak * call.turnover))
 
 
 def planned_device(config: Config) -> str:
@@ -139,10 +158,7 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None, pr
     """
     config, adapter, counts = model.config, model.adapter, model.counts
     device = planned_device(config)
-    calls = measured or model.activations
-    factor = 1.0
-    if device == "cpu" and measured is None:
-        factor = CPU_ALLOCATOR_CHECKPOINTED if config.model.gradient_checkpointing else CPU_ALLOCATOR
+    calls = measured or (model.resident if device == "cpu" else model.activations)
     offload = config.run.offload != "none" and device != "cpu"
     trained = sum(p.numel() for _, p in trainable(adapter.unwrapped))
     weights = _weights(config, adapter)
@@ -171,13 +187,10 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None, pr
     trajectory, gradients = {"trajectory": kept.trajectory}, {"gradients": 4 * trained}
     moved = {_label(key): size for key, size in vae.items()} if offload else {}
 
-    def scaled(line: Line, rows: int) -> int:
-        return int(line.at(rows) * factor)
-
     phases = {
-        "rollout": trajectory | {"activations, sampling": scaled(calls.sampling, counts.rollout_size)},
-        "decoding": trajectory | moved | {"activations, VAE": scaled(calls.decoding, counts.rollout_size)},
-        "update": trajectory | gradients | {"activations, training": scaled(calls.training, counts.update_size)},
+        "rollout": trajectory | {"activations, sampling": int(calls.sampling.at(counts.rollout_size))},
+        "decoding": trajectory | moved | {"activations, VAE": int(calls.decoding.at(counts.rollout_size))},
+        "update": trajectory | gradients | {"activations, training": int(calls.training.at(counts.update_size))},
         "optimiser step": trajectory | gradients | {"AdamW's working memory": 4 * trained * (device != "cpu")},
     }
     if counts.rollout_calls > config.sampler.steps:
@@ -189,7 +202,7 @@ def estimate(model: Model, prompts: int, measured: Activations | None = None, pr
         phases["credit probe"] = (
             trajectory
             | {"gradients of each step": 4 * min(LIMIT, rows // stride) + 4 * trained}
-            | {"activations, credit probe": scaled(calls.training, counts.probe_size)}
+            | {"activations, credit probe": int(calls.training.at(counts.probe_size))}
         )
     plan = MemoryPlan(device, resident, phases, host, unknown)
     if offload:

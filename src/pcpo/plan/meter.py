@@ -19,14 +19,15 @@ FULL = {F.layer_norm, F.group_norm, F.softmax, torch.softmax, Tensor.softmax, Te
 
 
 class AllocationMeter(TorchDispatchMode):
-    """Bytes of the tensors that operations inside make: `now` those still alive, `peak` the most at any time.
+    """Bytes of the tensors that operations inside make.
 
-    Storage that an operation finds as its input was there before and is not counted; views count once.
+    `now` those still alive, `peak` the most at any time, `turnover` all that were ever made. Storage that an operation
+    finds as its input was there before and is not counted; views count once.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.turnover = 0
         self._known: dict[int, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -46,6 +47,7 @@ class AllocationMeter(TorchDispatchMode):
             return
         self._known[key] = size = storage.nbytes() if counted else 0
         self.now += size
+        self.turnover += size
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, key)
 

@@ -22,8 +22,8 @@ from pcpo.types import Trajectory
 class Simulation:
     """The model calls of one configuration on a skeleton of its model.
 
-    Every method returns the most bytes that are alive at once inside, beyond what is there before: weights, gradients,
-    trajectory and prompt embeddings.
+    Every method returns the meter of what its call makes, beyond what is there before: weights, gradients, trajectory
+    and prompt embeddings.
     """
 
     def __init__(self, config: Config, adapter: Adapter) -> None:
@@ -36,15 +36,15 @@ class Simulation:
         if config.model.tune == "full" and (config.kl.form != "none" or config.credit.apply == "lambda"):
             adapter.keep_reference()
 
-    def forward(self, pictures: int) -> int:
+    def forward(self, pictures: int) -> AllocationMeter:
         """One sampling step of `pictures` pictures."""
         x, index = self._latents(pictures), self._index(pictures)
         with torch.no_grad(), self._metered() as meter:
             prediction = self.policy(x, torch.zeros(pictures, dtype=torch.long), self.cond, index)
             self.algorithm.sampler.step(prediction, x, 0, self.algorithm.stats, noise=self._latents(pictures))
-        return meter.peak
+        return meter
 
-    def update(self, pairs: int) -> int:
+    def update(self, pairs: int) -> AllocationMeter:
         """Loss and gradient of `pairs` (picture, step) pairs; the gradient's own place is there already."""
         config, run = self.config, self._trajectory(pairs)
         update = Update(
@@ -64,15 +64,15 @@ class Simulation:
         with self._metered() as meter:
             out = update.loss(rows, torch.zeros_like(rows))
             torch.autograd.backward(out.per_step.sum())
-        return meter.peak
+        return meter
 
-    def decode(self, pictures: int) -> int:
+    def decode(self, pictures: int) -> AllocationMeter:
         """The VAE on `pictures` final latents."""
         latents = self._latents(pictures)
         with torch.no_grad(), self._metered(autocast=False) as meter:
             images = self.adapter.to_pictures(latents).float()
             (images / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-        return meter.peak
+        return meter
 
     @contextlib.contextmanager
     def _metered(self, autocast: bool = True) -> Iterator[AllocationMeter]:

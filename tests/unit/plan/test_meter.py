@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from pcpo.observe.events import EventWriter
-from pcpo.plan.memory import Line, estimate, model_of
+from pcpo.plan.memory import Line, estimate, kept_by_allocator, model_of
 from pcpo.plan.meter import AllocationMeter, DeviceRules
 from training import FAMILIES
 
@@ -28,7 +28,7 @@ def test_bytes_alive_and_at_the_peak(device):
         del kept, view
         assert meter.now == 800
         del both
-    assert (meter.now, meter.peak) == (0, 1200)
+    assert (meter.now, meter.peak, meter.turnover) == (0, 1200, 1600)
 
 
 def test_what_a_backward_pass_keeps():
@@ -61,6 +61,22 @@ def test_a_line_through_two_points():
     assert Line.through((1, 5.0), (3, 9.0)).at(10) == 23.0
     assert Line.through((2, 5.0), (2, 5.0)).at(7) == 5.0
     assert Line.through((1, 5.0), (2, 4.0)).at(9) == 4.0  # a cost never falls
+
+
+def test_resident_memory_lies_between_what_is_alive_and_what_was_ever_made():
+    def metered(layers: int, again: int) -> AllocationMeter:
+        x = torch.zeros(1000, device=META)
+        with AllocationMeter() as meter:
+            for _ in range(again):
+                kept = [x + 1 for _ in range(layers)]
+                del kept
+        return meter
+
+    once, often = metered(4, 1), metered(4, 25)
+    assert kept_by_allocator(once) == once.peak == once.turnover == 16000  # nothing is freed, nothing is left over
+    assert often.peak < kept_by_allocator(often) < often.turnover
+    # of calls that hold the same, the one that allocates 25 times as much keeps up to 5 times as much
+    assert kept_by_allocator(often) <= 5 * kept_by_allocator(once)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -96,3 +112,5 @@ def test_the_simulated_peak_is_that_of_a_real_iteration(trainer, folders, tmp_pa
     )
     assert meter.peak == pytest.approx(simulated, rel=0.1)
     assert estimate(model, 3).peak > simulated
+    for alive, resident in zip(vars(calls).values(), vars(model.resident).values(), strict=True):
+        assert resident.at(8) >= alive.at(8)
