@@ -88,3 +88,51 @@ def random_open_clip(vocabulary, length=12, width=16, layers=2, side=32, patch=1
             ):
                 weights |= {f"{block}.{name}.weight": draw(out, into), f"{block}.{name}.bias": draw(out)}
     return weights
+
+
+def random_image_reward(vocabulary, text=64, vision=128, layers=2, side=32, patch=16, places=40):
+    """Random weights in the layout of ImageReward's own code; heads of attention are 64 wide."""
+    generator = torch.Generator().manual_seed(2)
+    weights = {"blip.text_encoder.embeddings.position_ids": torch.arange(places)[None]}
+
+    def draw(*shape):
+        return 0.2 * torch.randn(*shape, generator=generator)
+
+    def linear(name, out, into):
+        weights.update({f"{name}.weight": draw(out, into), f"{name}.bias": draw(out)})
+
+    def norm(name, width):
+        weights.update({f"{name}.weight": 1 + draw(width), f"{name}.bias": draw(width)})
+
+    see, read = "blip.visual_encoder", "blip.text_encoder"
+    weights[f"{see}.cls_token"] = draw(1, 1, vision)
+    weights[f"{see}.pos_embed"] = draw(1, (side // patch) ** 2 + 1, vision)
+    weights[f"{see}.patch_embed.proj.weight"] = draw(vision, 3, patch, patch)
+    weights[f"{see}.patch_embed.proj.bias"] = draw(vision)
+    norm(f"{see}.norm", vision)
+    weights[f"{read}.embeddings.word_embeddings.weight"] = draw(vocabulary, text)
+    weights[f"{read}.embeddings.position_embeddings.weight"] = draw(places, text)
+    norm(f"{read}.embeddings.LayerNorm", text)
+    for n in range(layers):
+        block = f"{see}.blocks.{n}"
+        norm(f"{block}.norm1", vision)
+        norm(f"{block}.norm2", vision)
+        linear(f"{block}.attn.qkv", 3 * vision, vision)
+        linear(f"{block}.attn.proj", vision, vision)
+        linear(f"{block}.mlp.fc1", 2 * vision, vision)
+        linear(f"{block}.mlp.fc2", vision, 2 * vision)
+        block = f"{read}.encoder.layer.{n}"
+        for kind, into in (("attention", text), ("crossattention", vision)):
+            linear(f"{block}.{kind}.self.query", text, text)
+            linear(f"{block}.{kind}.self.key", text, into)
+            linear(f"{block}.{kind}.self.value", text, into)
+            linear(f"{block}.{kind}.output.dense", text, text)
+            norm(f"{block}.{kind}.output.LayerNorm", text)
+        linear(f"{block}.intermediate.dense", 2 * text, text)
+        linear(f"{block}.output.dense", text, 2 * text)
+        norm(f"{block}.output.LayerNorm", text)
+    linear("blip.vision_proj", 8, vision)
+    linear("blip.text_proj", 8, text)
+    for number, (into, out) in zip((0, 2, 4, 6, 7), ((text, 8), (8, 6), (6, 4), (4, 2), (2, 1)), strict=True):
+        linear(f"mlp.layers.{number}", out, into)
+    return weights

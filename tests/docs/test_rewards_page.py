@@ -13,7 +13,7 @@ from pages import DOCS, rows
 from pcpo.data.prompts import embedded_prompt_sets, load_prompts
 from pcpo.rewards import REWARDS, load_reward
 from pcpo.trainer.config import Config
-from towers import random_open_clip, save_model, tokenizer
+from towers import random_image_reward, random_open_clip, save_model, tokenizer
 
 PAGE = DOCS / "how-to" / "rewards.md"
 TEXT = PAGE.read_text("utf-8")
@@ -37,7 +37,7 @@ def test_every_prompt_set_is_counted():
     assert table == {name: len(load_prompts(name)) for name in embedded_prompt_sets()}
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_configurations_are_accepted(number):
     config = Config.model_validate(yaml.safe_load(blocks("yaml")[number]))
     assert all(part.name in REWARDS for part in [*config.reward, *config.evaluation.rewards])
@@ -52,11 +52,18 @@ def test_the_conversions_run(clip_towers, tmp_path, monkeypatch):
     """As printed, but for the pickles: their content stands in for the call that reads them."""
     folder, weights, head = clip_towers
     monkeypatch.chdir(tmp_path)
-    aesthetic, hps = (re.sub(r"torch\.load\(.*?\)(?=\n|\[)", "given", text) for text in blocks("python"))
+    aesthetic, hps, image_reward = (
+        re.sub(r"torch\.load\(.*?\)(?=\n|\[|, \"models)", "given", text) for text in blocks("python")
+    )
     exec(compile(aesthetic, str(PAGE), "exec"), {"given": head})
     assert load_file("aesthetic-head.safetensors").keys() == head.keys()
     hps = hps.replace("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", str(folder))
     exec(compile(hps, str(PAGE), "exec"), {"given": {"state_dict": weights}})
+    given = random_image_reward(len(tokenizer()))
+    image_reward = image_reward.replace("google-bert/bert-base-uncased", str(folder))
+    exec(compile(image_reward, str(PAGE), "exec"), {"given": given})
+    reward = load_reward("image_reward", model="models/image-reward")
+    assert reward(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), ["a"], [{}]).isfinite().all()
     for name, options in (
         ("hpsv2", {"model": "models/hpsv2.1"}),
         ("aesthetic", {"head": "aesthetic-head.safetensors"}),

@@ -68,6 +68,11 @@ REWARDS: dict[str, RewardSpec] = {
         "docs/how-to/remote-rewards.md",
         extra="remote",
     ),
+    "image_reward": RewardSpec(
+        "human preference by ImageReward, about -2 to 2; options: model (converted once), device, batch_size, dtype",
+        "pcpo.rewards.image_reward:ImageReward",
+        "2304.05977",
+    ),
     "jpeg_compressibility": RewardSpec(
         "minus the JPEG size in kB at quality 95", "pcpo.rewards.builtin:jpeg_compressibility", "2305.13301"
     ),
