@@ -1,8 +1,8 @@
 """Training loops as the published scripts write them, for `reference.py` to compare with.
 
 No library around the algorithm: prompts are encoded anew for every rollout, there is one network call for
-each half of classifier-free guidance, a pass of its own for the old log-probabilities, and an update that goes step by
-step through the trajectory. They learn what the library learns with `credit.schedule=native`,
+each half of classifier-free guidance, a pass of its own for the old log-probabilities, an update that goes step by step
+through the trajectory, and peft's LoRA layers as they are. They learn what the library learns with `credit.schedule=native`,
 `objective.name=ppo_clip`: a test compares the gradients of the first update.
 """
 

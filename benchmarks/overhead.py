@@ -27,6 +27,7 @@ from pcpo.models.loading import load_adapter
 from pcpo.models.lora import add_lora
 from pcpo.observe.events import EventWriter
 from pcpo.trainer.config import Config
+from pcpo.trainer.model import folding
 from timing import RESULTS, Times, header, interleaved, ratio, resident_mib, write
 
 PRESETS = {"StableDiffusionPipeline": "pcpo_sd", "StableDiffusion3Pipeline": "pcpo_sd3"}
@@ -56,7 +57,7 @@ class ModelCalls:
     """The model work of that iteration with nothing around it: same module, same shapes, made-up numbers."""
 
     def __init__(self, config: Config) -> None:
-        model = config.model
+        self.config, model = config, config.model
         adapter = load_adapter(model.path, resolution=model.resolution, max_sequence_length=model.max_sequence_length)
         add_lora(adapter, config.model.lora.rank)
         steps, pictures, train = config.sampler.steps, config.pictures, config.train
@@ -78,6 +79,10 @@ class ModelCalls:
         self.optimizer = torch.optim.AdamW(parameters, lr=config.optim.learning_rate)
 
     def __call__(self) -> None:
+        with folding(self.config, self.adapter):
+            self._call()
+
+    def _call(self) -> None:
         with torch.no_grad():
             for inputs in self.rollout:
                 self.adapter.forward(*inputs)

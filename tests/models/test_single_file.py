@@ -72,7 +72,7 @@ def runs(single_file, folders, tmp_path_factory):
         )
     )
     library = {
-        "model": {"path": str(folders["sd"]), "lora": {"rank": 4}},
+        "model": {"path": str(folders["sd"]), "lora": {"rank": 4, "fold": False}},
         "prompts": str(prompts),
         "reward": "colorfulness",
         "sampler": {"name": "ddim", "steps": 4, "eta": 1.0, "guidance_scale": 4.0},

@@ -18,7 +18,7 @@ from pcpo.objectives.compose import make_objective
 from pcpo.plan.counts import Counts
 from pcpo.plan.memory import Activations, Line
 from pcpo.trainer.config import Config
-from pcpo.trainer.model import prepare_adapter
+from pcpo.trainer.model import folding, prepare_adapter
 from pcpo.trainer.parts import build_algorithm
 from pcpo.trainer.step import Policy, Update
 from pcpo.types import Trajectory
@@ -118,20 +118,21 @@ def probe(config: Config, counts: Counts, prompts: list[Prompt], device: torch.d
     for _, parameter in trainable(adapter.unwrapped):
         parameter.grad = torch.zeros_like(parameter)
     kinds = (sample, decode, train)
-    for call in kinds:
-        call(1)  # loads and tunes what kernels need, neither timed nor counted as activations
-    process = None
-    if device.type == "cpu" and (resident := reset_resident_peak()) is not None:
-        tensors = [
-            *adapter.unwrapped.parameters(),
-            *(p for part in adapter.parts().values() for p in part.parameters()),
+    with folding(config, adapter):
+        for call in kinds:
+            call(1)  # loads and tunes what kernels need, neither timed nor counted as activations
+        process = None
+        if device.type == "cpu" and (resident := reset_resident_peak()) is not None:
+            tensors = [
+                *adapter.unwrapped.parameters(),
+                *(p for part in adapter.parts().values() for p in part.parameters()),
+            ]
+            process = resident - sum(tensor.nbytes for tensor in {id(t): t for t in tensors}.values())
+        meter = PeakMeter(device)
+        found = [
+            _two_sizes(meter, call, size)
+            for call, size in zip(kinds, (counts.rollout_size, counts.rollout_size, counts.update_size), strict=True)
         ]
-        process = resident - sum(tensor.nbytes for tensor in {id(t): t for t in tensors}.values())
-    meter = PeakMeter(device)
-    found = [
-        _two_sizes(meter, call, size)
-        for call, size in zip(kinds, (counts.rollout_size, counts.rollout_size, counts.update_size), strict=True)
-    ]
     (sampling, decoding, training), memory = zip(*found, strict=True)
     bytes_ = None
     if all(line is not None for line in memory):

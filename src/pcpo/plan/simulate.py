@@ -14,6 +14,7 @@ from pcpo.objectives.compose import make_objective
 from pcpo.plan.meter import AllocationMeter, DeviceRules
 from pcpo.plan.skeleton import META, conditioning, recompute_under
 from pcpo.trainer.config import Config
+from pcpo.trainer.model import folding
 from pcpo.trainer.parts import Algorithm, build_algorithm
 from pcpo.trainer.step import Policy, Update
 from pcpo.types import Trajectory
@@ -78,7 +79,7 @@ class Simulation:
     def _metered(self, autocast: bool = True) -> Iterator[AllocationMeter]:
         rules = DeviceRules(self.adapter.autocast if autocast else None)
         recompute_under(self.adapter, lambda: rules)
-        with rules, AllocationMeter() as meter:
+        with rules, folding(self.config, self.adapter), AllocationMeter() as meter:
             yield meter
 
     def _latents(self, count: int) -> Tensor:

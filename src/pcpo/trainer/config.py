@@ -27,6 +27,10 @@ class LoraSettings(Section):
     rank: int = Field(16, ge=1, description="rank of the update matrices")
     alpha: float | None = Field(None, gt=0, description="scale numerator; null: 2 * rank")
     targets: list[str] | None = Field(None, description="module names; null: the attention projections")
+    fold: bool = Field(
+        True,
+        description="train in fp32 by one product with W + s B A a layer: faster; false: peft's path, other rounding",
+    )
 
 
 class ModelSettings(Section):

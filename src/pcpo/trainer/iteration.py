@@ -27,6 +27,7 @@ from pcpo.trainer.evaluate import gradient_share
 from pcpo.trainer.guard import Guard, NonFinite, Where, check
 from pcpo.trainer.measure import StepGradients
 from pcpo.trainer.memory import CallSizes
+from pcpo.trainer.model import folding
 from pcpo.trainer.parts import Algorithm
 from pcpo.trainer.scoring import joined, score
 from pcpo.trainer.state import TrainState
@@ -74,6 +75,10 @@ class Learner:
 
         Raises RewardError, NumericError and MemoryLimitError; the weights are then as the last update left them.
         """
+        with folding(self.config, self.adapter):
+            self._run(events)
+
+    def _run(self, events: EventWriter) -> None:
         config, state, clock = self.config, self.state, Clock()
         trained, request = self.algorithm.trained(state.iteration), self._request(state.iteration)
         where = Where(state.iteration + 1, request.prompts, request.prompt_index)

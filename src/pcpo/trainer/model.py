@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from pcpo.errors import ConfigError, one_line
 from pcpo.models.base import Adapter
 from pcpo.models.device import PRECISIONS
 from pcpo.models.embeddings import DiskEmbeddings, encoder_identity
+from pcpo.models.folded import folded
 from pcpo.models.loading import load_adapter
 from pcpo.trainer.config import Config
 
@@ -49,6 +51,12 @@ def prepare_adapter(
     if run.offload == "drop":
         adapter.drop_text_encoders()
     return adapter
+
+
+def folding(config: Config, adapter: Adapter) -> contextlib.AbstractContextManager[None]:
+    """What rollouts and updates run in: `folded`, but not where weights are rounded by autocast, or compiled."""
+    folds = config.model.lora.fold and adapter.autocast is None and not config.run.compile
+    return folded(adapter.unwrapped) if folds else contextlib.nullcontext()
 
 
 def save_memory(config: Config, adapter: Adapter) -> None:
