@@ -2,8 +2,8 @@
 
 No library around the algorithm: prompts are encoded anew for every rollout, there is one network call for
 each half of classifier-free guidance, a pass of its own for the old log-probabilities, an update that goes step by step
-through the trajectory, and peft's LoRA layers as they are. They learn what the library learns with `credit.schedule=native`,
-`objective.name=ppo_clip`: a test compares the gradients of the first update.
+through the trajectory, and peft's LoRA layers as they are. They learn what the library learns with
+`credit.schedule=native`, `objective.name=ppo_clip`: a test compares the gradients of the first update.
 """
 
 from __future__ import annotations
