@@ -19,8 +19,9 @@ FIGURE = PAGE.with_suffix(".png")
 NOTE = "<!-- Written by benchmarks/page.py from benchmarks/results/*.json; run that, do not change this page. -->\n"
 Results = dict[str, Any]
 
-# Means, verdict, and what was measured: a variant in means.json, or words.
+# Means, verdict, and what was measured: a variant in means.json, a file of its own, or words.
 VARIANTS = ("compile", "folded LoRA", "bf16", "channels_last", "fused AdamW")
+OWN = ("savers", "solvers")
 PAYS = 1.05  # a ratio that is not taken for noise
 MEANS = [
     (
@@ -60,8 +61,23 @@ MEANS = [
         "1 % for 200 ms a request of 16 with 2 in flight; 9 % for 200 ms a picture with 8 in flight, 1 % with 32; "
         "16 % for 50 ms a picture one by one on a core of its own, 5 % on four reward servers",
     ),
-    ("trajectory in pinned host memory", "not tried: needs an accelerator", ""),
-    ("solvers of higher order outside the window", "not tried", ""),
+    (
+        "gradient checkpointing where memory runs out",
+        "kept as the last resort, `model.gradient_checkpointing=auto`: halved calls come first, for two halvings cost "
+        "less time and hold less",
+        "savers",
+    ),
+    (
+        "deterministic steps of second order outside the window",
+        "dropped: at 10 steps, where runs sample, a window leaves it nothing or makes it worse (flow); it pays from 20 "
+        "steps on, and least on the default diffusion grid",
+        "solvers",
+    ),
+    (
+        "trajectory in pinned host memory",
+        "not tried: it needs an accelerator, and no machine that measured this page has one",
+        "a trajectory is small beside the activations of one call, see memory",
+    ),
 ]
 
 
@@ -188,9 +204,35 @@ def startup(found: Results) -> str:
     return f"## Start-up\n\n{table(head, rows)}\n{machine(found)}"
 
 
+def savers(sides: Results) -> str:
+    parts = {kind: {n: s for n, s in sides.items() if ("checkpointing" in n) == kind} for kind in (False, True)}
+    texts = [
+        f"calls of {', '.join(name.split()[0] for name in found)} pairs{' with checkpointing' * kind} take "
+        f"{', '.join(format(side['slower']['ratio'], '.2f') for side in found.values())} of the time and hold "
+        f"{', '.join(format(side['mib'], '.0f') for side in found.values())} MiB"
+        for kind, found in parts.items()
+    ]
+    return "; ".join(texts)
+
+
+def solvers(rows: Sequence[Results]) -> str:
+    def window(steps: Sequence[int]) -> str:
+        return f"steps {steps[0]} to {steps[-1]} stochastic" if steps else "none stochastic"
+
+    return "; ".join(
+        f"{row['steps']} steps{' uniform in log SNR' * (row['grid'] == 'log_snr')}, {window(row['window'])}: error "
+        f"{row['first']:.3f} to {row['second']:.3f}"
+        for row in rows
+    )
+
+
 def means(found: Results | None) -> str:
     rows = []
     for title, verdict, note in MEANS:
+        own = load(note) if note in OWN else None
+        for model, measured in (own or {"models": {}})["models"].items():
+            rows.append([title, verdict, f"{model}: {(savers if note == 'savers' else solvers)(measured)}"])
+            title = verdict = ""
         for model, variants in (found or {"models": {}})["models"].items():
             if note in variants:
                 parts = ["forward", "forward and backward", "optimiser" if note == "fused AdamW" else "decode"]
@@ -198,13 +240,14 @@ def means(found: Results | None) -> str:
                 rows.append([title, verdict, f"{model}: {numbers}"])
                 title = verdict = ""
         if title:
-            rows.append([title, verdict, "not measured yet" if note in VARIANTS else note])
+            rows.append([title, verdict, "not measured yet" if note in (*VARIANTS, *OWN) else note])
         if note == "bf16":
             rows += [["", "", line] for line in bf16_by_size((found or {}).get("bf16 by size", {}))]
     text = (
         "## What was tried\n\nRatios are the plain time over the variant's: above 1 is faster. The forward and\n"
         "backward passes of the fused AdamW variant are those of the plain one: how far its ratios are from 1 is\n"
-        "the noise.\n\n"
+        "the noise. Errors of the second order are relative distances of final latents to those of fine deterministic\n"
+        "steps, from the first order's to the second's.\n\n"
     )
     return text + table(["means", "verdict", "measured"], rows) + (f"\n{machine(found)}" if found else "")
 

@@ -11,7 +11,8 @@ run() {
     "$PYTHON" "$@" || failed="$failed $1"
 }
 for name in startup memory; do run "benchmarks/$name.py"; done
-for name in overhead reference throughput scaling means; do run "benchmarks/$name.py" --threads 1 --repeats 3; done
+for name in overhead reference throughput scaling means savers; do run "benchmarks/$name.py" --threads 1 --repeats 3; done
+run benchmarks/solvers.py --threads 1
 run benchmarks/page.py
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2

@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+import training
 from pcpo.errors import MemoryLimitError
 from pcpo.trainer.checkpoint import list_checkpoints, load
 from pcpo.trainer.memory import is_out_of_memory
@@ -145,6 +146,51 @@ def test_the_size_survives_a_restart_unless_it_is_set_anew(trainer):
     for again, expected in ((same_settings, 3), (other, 4)):
         again.state.restore(saved)
         assert again.learner.sizes["micro"] == expected
+
+
+class UntilCheckpointed(Exhausted):
+    """No memory left in any backward pass without gradient checkpointing."""
+
+    def ask(self, size):
+        if not self.it.adapter.unwrapped.is_gradient_checkpointing:
+            super().ask(size)
+
+
+@pytest.mark.parametrize("family", ["sd", "sd3"])
+def test_checkpointing_comes_when_nothing_is_left_to_halve(trainer, family):
+    """Bit for bit the run with the smallest calls, metrics included; a resumed run has it on from its start."""
+    changes = {"batch": {"rollout": 2}, "train": {"iterations": 2, "updates": 2}}
+    it = trainer(family, output="auto", model={"gradient_checkpointing": "auto"}, **changes)
+    assert not it.adapter.unwrapped.is_gradient_checkpointing
+    exhausted = UntilCheckpointed(it, "backward", rows=0)
+    log = run(it)
+    assert exhausted.raised == 2 and it.adapter.unwrapped.is_gradient_checkpointing
+    halving, switch = [w for w in log.warnings if "out of memory" in w]
+    assert (
+        "halving 1" in halving and "with 1 (picture, step) pairs a call: gradient checkpointing from now on" in switch
+    )
+
+    smallest = trainer(family, output="smallest", **training.merge(changes, {"batch": {"micro": 1}}))
+    expected = run(smallest)
+    assert same(weights(it), weights(smallest))
+    timeless = {"seconds", "pictures_per_second"}
+    for event, other in zip(log.iterations, expected.iterations, strict=True):
+        assert event.model_dump(exclude=timeless) == other.model_dump(exclude=timeless)
+
+    saved = load(it.folder / "checkpoints/000002")
+    again = trainer(family, output="again", model={"gradient_checkpointing": "auto"}, **changes)
+    again.state.restore(saved)
+    assert again.adapter.unwrapped.is_gradient_checkpointing and again.learner.sizes["micro"] == 1
+    whole = trainer(family, output="off", **changes)
+    whole.state.restore(saved)
+    assert not whole.adapter.unwrapped.is_gradient_checkpointing
+
+
+def test_after_checkpointing_it_ends_with_advice(trainer):
+    it = trainer(model={"gradient_checkpointing": "auto"}, batch={"micro": 1})
+    Exhausted(it, "backward", rows=0)
+    with pytest.raises(MemoryLimitError, match="after 0 halvings and gradient checkpointing"):
+        it.learner.run(SILENT)
 
 
 def test_only_memory_errors_are_taken_for_one(trainer):

@@ -62,7 +62,7 @@ def _changes(config: Config) -> Iterator[tuple[str, str]]:
         yield "run.offload=drop", "the same pictures; the trainer cannot encode new prompts"
     if not run.vae_slicing:
         yield "run.vae_slicing=true", "the same pictures"
-    if not model.gradient_checkpointing:
+    if model.gradient_checkpointing is not True:
         yield "model.gradient_checkpointing=true", "the same gradients, updates a third slower"
     if not config.train.replay:
         once = config.train.updates * config.train.epochs == 1

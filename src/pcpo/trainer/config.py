@@ -45,8 +45,10 @@ class ModelSettings(Section):
         ge=1,
         description="text tokens of models that take longer prompts than CLIP's; null: the pipeline's default",
     )
-    gradient_checkpointing: bool = Field(
-        False, description="recompute activations in the backward pass: less memory, the same gradients, slower"
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        False,
+        description="recompute activations in the backward pass: less memory, the same gradients, slower; auto: from "
+        "when an update runs out of memory that smaller calls do not save",
     )
     attention_backend: str | None = Field(
         None, description="diffusers' name of an attention backend, e.g. flash or _native_math; null: its choice"

@@ -239,7 +239,10 @@ def _check_sharded(config: Config, splits: str) -> None:
     fsdp, unequal = splits == "FSDP", "processes would not make as many model calls"
     if fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("only version 2 of FSDP is known", where="accelerate", fix="set fsdp_version: 2")
-    reasons = {
+    fixed = bool(config.model.gradient_checkpointing)
+    chosen = config.model.gradient_checkpointing
+    reasons: dict[str, tuple[object, object, str]] = {
+        "model.gradient_checkpointing": (fixed, chosen, "calls that run out of memory cannot be made again"),
         "evaluation.credit_probe": (0, config.evaluation.credit_probe, unequal),
         "credit.schedule": ("fixed", _is_fixed(config), unequal),
     }

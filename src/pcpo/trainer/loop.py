@@ -44,7 +44,7 @@ from pcpo.trainer.inputs import make_rewards, prompt_sets
 from pcpo.trainer.iteration import Learner
 from pcpo.trainer.lock import RunLock
 from pcpo.trainer.memory import CallSizes
-from pcpo.trainer.model import prepare_adapter
+from pcpo.trainer.model import checkpoint_gradients, prepare_adapter
 from pcpo.trainer.parts import build_algorithm, check_family
 from pcpo.trainer.saving import Saver
 from pcpo.trainer.signals import StopSignals
@@ -118,7 +118,8 @@ class PCPOTrainer:
         self.signals = StopSignals()
         scored = self.signals.stoppable(self.reward)
         rows = self.runtime.share(config.pictures)
-        sizes = CallSizes(config, rows.stop - rows.start, **({"limit": 0} if self.runtime.sharded else {}))
+        limits: dict[str, Any] = {"checkpoint": partial(checkpoint_gradients, self.adapter)}
+        sizes = CallSizes(config, rows.stop - rows.start, **({"limit": 0} if self.runtime.sharded else limits))
         self.evaluator = Evaluator(
             config, self.adapter, self.algorithm, evaluated, scored, sizes, held_out, self.runtime
         )

@@ -64,7 +64,7 @@ def save_memory(config: Config, adapter: Adapter) -> None:
     model, run = config.model, config.run
     vae, backbone = adapter.pipe.vae, adapter.unwrapped
     switches = [
-        (model.gradient_checkpointing, "model.gradient_checkpointing", backbone, "enable_gradient_checkpointing"),
+        (bool(model.gradient_checkpointing), "model.gradient_checkpointing", backbone, "enable_gradient_checkpointing"),
         (run.vae_slicing, "run.vae_slicing", vae, "enable_slicing"),
         (run.vae_tiling, "run.vae_tiling", vae, "enable_tiling"),
     ]
@@ -75,6 +75,8 @@ def save_memory(config: Config, adapter: Adapter) -> None:
             getattr(part, method)()
         except (AttributeError, NotImplementedError, ValueError) as error:
             raise ConfigError(f"{type(part).__name__} has no such switch: {one_line(error)}", where=setting) from None
+    if model.gradient_checkpointing == "auto":
+        checkpoint_gradients(adapter, False)  # the network has the switch: it is turned on when it is needed
     if model.attention_backend is not None:
         try:
             backbone.set_attention_backend(model.attention_backend)
@@ -82,3 +84,12 @@ def save_memory(config: Config, adapter: Adapter) -> None:
             raise ConfigError(
                 f"diffusers refuses {model.attention_backend}: {one_line(error)}", where="model.attention_backend"
             ) from None
+
+
+def checkpoint_gradients(adapter: Adapter, on: bool) -> None:
+    """Turn gradient checkpointing of the tuned network on or off; its gradients stay the same bits."""
+    backbone = adapter.unwrapped
+    if on:
+        backbone.enable_gradient_checkpointing()
+    else:
+        backbone.disable_gradient_checkpointing()
