@@ -69,8 +69,8 @@ MEANS = [
     ),
     (
         "deterministic steps of second order outside the window",
-        "dropped: at 10 steps, where runs sample, a window leaves it nothing or makes it worse (flow); it pays from 20 "
-        "steps on, and least on the default diffusion grid",
+        "dropped: with a window at the 10 steps of the presets the error falls by 1 to 22 % (diffusion) or grows by 3 "
+        "to 11 % (flow); it would pay from 20 steps on, and on a grid uniform in log SNR",
         "solvers",
     ),
     (

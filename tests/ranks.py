@@ -154,6 +154,85 @@ def train_zero(settings: dict[str, Any], resume: bool = False, reward: Any = tra
     trainer.runtime.close()
 
 
+def train_zero_counted(settings: dict[str, Any]) -> None:
+    """A run of one iteration that writes the bytes of its large collectives to OUTPUT.costR.json."""
+    import torch.distributed as dist
+
+    from pcpo.trainer.loop import PCPOTrainer
+
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    counted = {"reduced": 0, "gathered": 0}
+
+    def counting(name: str, kind: str) -> None:
+        collective = getattr(dist, name)
+
+        def counted_collective(*arguments: Any, **named: Any) -> Any:
+            counted[kind] += next(iter((*arguments, *named.values()))).nbytes  # the sum, or what is gathered
+            return collective(*arguments, **named)
+
+        setattr(dist, name, counted_collective)
+
+    counting("all_reduce", "reduced")
+    counting("all_gather_into_tensor", "gathered")
+    trainer = PCPOTrainer(config=settings, reward=training.reddish, quiet=True)
+    iterate, found = trainer.learner.run, {}
+
+    def iteration(events: Any) -> None:
+        before = dict(counted)
+        iterate(events)
+        found.update({name: counted[name] - before[name] for name in counted})
+
+    trainer.learner.run = iteration
+    trainer.train()
+    shape = {
+        "trained_steps": len(trainer.algorithm.trained(0)),
+        "latent": math.prod(trainer.adapter.latent_shape),
+        "parameters": sum(p.numel() for p in trainer.state.parameters),
+        "tensors": len(trainer.state.parameters),
+    }
+    output = Path(settings["run"]["output"])
+    record = json.dumps({**found, "shape": shape})
+    output.with_name(f"{output.name}.cost{trainer.runtime.rank}.json").write_text(record)
+    trainer.runtime.close()
+
+
+def train_with_a_spare(settings: dict[str, Any], split: bool) -> None:
+    """A full fine-tuning of a network with a parameter that no call uses: neither decay nor moments may move it."""
+    import torch
+
+    from pcpo.models.loading import load_adapter
+    from pcpo.trainer.loop import PCPOTrainer
+
+    if split:
+        os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    adapter = load_adapter(settings["model"]["path"], "cpu", full=True)
+    spare = torch.nn.Parameter(torch.full((1000,), 2.0))
+    adapter.unwrapped.register_parameter("spare", spare)
+    trainer = PCPOTrainer(model=adapter, config=settings, reward=coarse, quiet=True)
+    trainer.train()
+    assert torch.equal(spare.detach(), torch.full((1000,), 2.0))
+    trainer.runtime.close()
+
+
+def train_zero_and_die(settings: dict[str, Any]) -> None:
+    """The second process ends without a word in the backward pass of the second update."""
+    from pcpo.trainer.loop import PCPOTrainer
+
+    os.environ |= {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}
+    trainer = PCPOTrainer(config=settings, reward=coarse, quiet=True)
+    zero, calls = trainer.state.zero, []
+    backward = zero.backward
+
+    def dying(loss: Any) -> None:
+        calls.append(None)
+        if trainer.runtime.rank == 1 and len(calls) == 20:
+            os._exit(9)
+        backward(loss)
+
+    zero.backward = dying
+    trainer.train()
+
+
 def wait_for(events: Path, lines: int, seconds: float = 100.0) -> None:
     """Return once the log has so many lines."""
     until = time.monotonic() + seconds

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from pcpo.errors import ConfigError
+from pcpo.errors import ConfigError, DistributedError, one_line
 from pcpo.trainer.config import Config
 
 BUCKET = 1 << 24  # numbers that DeepSpeed reduces at once; its own default takes 2 GB in every process
@@ -53,21 +55,62 @@ class ZeroAdamW:
         }
         inner.state[flat] = self.state
         self.zero._lazy_init_hp_params_optimizer_state()
+        self._seen: set[int] = set()  # parameters that a backward pass since the last step gave a gradient
+        for index, parameter in enumerate(parameters):
+            parameter.register_hook(partial(self._see, index))
+
+    def _see(self, index: int, gradient: Tensor) -> None:
+        self._seen.add(index)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget what has been accumulated."""
+        self._seen.clear()
         self.zero.zero_grad(set_to_none=set_to_none)
         for held in (self.zero.averaged_gradients, self.zero.all_grad_tensors):
             held.update(dict.fromkeys(held))
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of the sum of all processes' losses; DeepSpeed takes the mean."""
-        self.engine.backward(loss * self.world)
+        """Add the gradient of the sum of all processes' losses; DeepSpeed takes the mean.
+
+        Raises DistributedError where another process is gone.
+        """
+        try:
+            self.engine.backward(loss * self.world)
+        except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise DistributedError(
+                f"another process of this run has ended or does not answer: {one_line(error)}",
+                where=f"process {dist.get_rank()}, backward pass",
+                fix="look at what the others said first; then go on with --resume",
+            ) from error
 
     def step(self) -> float:
-        """Clip and update; the norm before clipping. Where that is not finite nothing is changed, in any process."""
+        """Clip and update; the norm before clipping. Where that is not finite nothing is changed, in any process.
+
+        A parameter that no process has a gradient of stays as it is, as in one process; DeepSpeed takes its gradient
+        for zero, and would let it decay.
+        """
+        kept = [(value, value.clone()) for value in self._without_gradient()]
         self.engine.step()
+        with torch.no_grad():
+            for value, before in kept:
+                value.copy_(before)
+        self._seen.clear()
         return math.inf if self.zero.overflow else float(self.engine.get_global_grad_norm())
+
+    def _without_gradient(self) -> list[Tensor]:
+        """Every parameter without gradient in all processes, and this process's part of its master copy and moments."""
+        device = self.parameters[0].device
+        seen = torch.tensor([i in self._seen for i in range(len(self.parameters))], dtype=torch.float32, device=device)
+        dist.all_reduce(seen, op=dist.ReduceOp.MAX)
+        found: list[Tensor] = []
+        for parameter, has in zip(self.parameters, seen.tolist(), strict=True):
+            if not has:
+                found.append(parameter.detach())
+                if (here := parameter._hp_mapping) is not None:  # type: ignore[attr-defined]
+                    found += [here.get_hp_fragment(), *here.optim_fragment.values()]
+        return found
 
     def part(self) -> dict[str, Tensor]:
         """This process's moments, not copied."""
