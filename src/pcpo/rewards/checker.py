@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pcpo.errors import PCPOError, one_line
+from pcpo.data.prompts import Prompt
+from pcpo.errors import PCPOError, PromptError, one_line
 from pcpo.rewards.base import as_result
+from pcpo.rewards.registry import check_prompts
 from pcpo.types import Reward, RewardResult
 
 PROMPTS = ("a red apple", "a blue car", "a cat", "the sun over the sea", "a green tree", "a house")
+WRITTEN = ("APPLE", "CAR", "CAT", "SUN", "TREE", "HOUSE")
 TOLERANCE = 1e-3  # relative; batched matrix products differ by about 1e-6
 
 
@@ -41,8 +45,9 @@ def check_reward(
     constant      different pictures all got the same value: nothing could be learned
     slow          it takes over ``max_seconds`` per picture, after a first call that may load a model
 
-    images uint8 [B, 3, H, W], prompts and metadata default to six small pictures. Runs the reward's code, as
-    training does; global random states are put back afterwards.
+    images uint8 [B, 3, H, W], prompts and metadata default to six small pictures; a reward that refuses plain prompts
+    by its `check_prompts` gets prompts that quote a text, and pictures of text. Runs the reward's code, as training does;
+    global random states are put back afterwards.
     """
     if not callable(reward):
         return [f"not-callable: it is of type {type(reward).__name__}; pass a function or an object with __call__"]
@@ -81,9 +86,13 @@ class _Probe:
         metadata: Sequence[Mapping[str, Any]] | None,
     ) -> None:
         self.reward = reward
-        self.images = probe_pictures() if images is None else images
-        self.size = len(self.images)
-        self.prompts = [PROMPTS[i % len(PROMPTS)] for i in range(self.size)] if prompts is None else list(prompts)
+        reads = prompts is None and metadata is None and _refuses_plain_prompts(reward)
+        if images is None:
+            images = written_pictures() if reads else probe_pictures()
+        self.images, self.size = images, len(images)
+        # half of the pictures show another text than is asked for
+        texts = [f'a sign that says "{word}"' for word in (*WRITTEN[:3], *WRITTEN[:3])] if reads else PROMPTS
+        self.prompts = [texts[i % len(texts)] for i in range(self.size)] if prompts is None else list(prompts)
         self.metadata = [{} for _ in range(self.size)] if metadata is None else [dict(m) for m in metadata]
         self.result: RewardResult | None = None
         self.seconds = 0.0
@@ -146,6 +155,26 @@ def _judge_batches(probe: _Probe, whole: RewardResult) -> list[str]:
         if not close or probe.result.valid[0] != whole.valid[row]:
             return [f"batch: picture {row} got {together.item():g} in a batch and {alone.item():g} alone"]
     return []
+
+
+def _refuses_plain_prompts(reward: Any) -> bool:
+    try:
+        check_prompts(reward, [Prompt(text) for text in PROMPTS], "checked")
+    except PromptError:
+        return True
+    except PCPOError:  # another fault of its own, which a call will show
+        return False
+    return False
+
+
+def written_pictures() -> Tensor:
+    """Six words in black on white, uint8 [6, 3, 96, 256]."""
+    pictures = []
+    for word in WRITTEN:
+        picture = Image.new("RGB", (256, 96), "white")
+        ImageDraw.Draw(picture).text((20, 20), word, font=ImageFont.load_default(48), fill="black")
+        pictures.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+    return torch.stack(pictures)
 
 
 def probe_pictures() -> Tensor:

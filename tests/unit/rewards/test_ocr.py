@@ -41,6 +41,10 @@ def test_reads_rendered_words(ocr, size):
     assert swapped.values.max() < 0.5
 
 
+def test_the_checker_shows_it_text(ocr):
+    assert check_reward(ocr) == []
+
+
 def test_a_near_miss_costs_its_share(ocr):
     image = rendered("COFFEE", 48)[None]
     values = [
