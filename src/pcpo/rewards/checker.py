@@ -46,8 +46,8 @@ def check_reward(
     slow          it takes over ``max_seconds`` per picture, after a first call that may load a model
 
     images uint8 [B, 3, H, W], prompts and metadata default to six small pictures; a reward that refuses plain prompts
-    by its `check_prompts` gets prompts that quote a text, and pictures of text. Runs the reward's code, as training does;
-    global random states are put back afterwards.
+    by its `check_prompts` gets prompts that quote a text, and pictures of text. Runs the reward's code, as training
+    does; global random states are put back afterwards.
     """
     if not callable(reward):
         return [f"not-callable: it is of type {type(reward).__name__}; pass a function or an object with __call__"]
