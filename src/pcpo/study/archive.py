@@ -22,7 +22,8 @@ DIGITS = 6
 def write_archive(output: Path, target: Path) -> int:
     """Write the study file and every finished cell's results to `target`, floats with six digits; returns how many.
 
-    Cells that `target` has already, and this study has not finished, stay. Raises RunFolderError when `output` holds no
+    Cells that `target` has already, and this study has not finished, stay; so does what it has of other models and
+    rewards at matched reward. Raises RunFolderError when `output` holds no
     study or `target` is the same folder.
     """
     if output.resolve() == target.resolve():
@@ -36,7 +37,7 @@ def write_archive(output: Path, target: Path) -> int:
         text = json.dumps(rounded({**results, "config": config}), separators=(",", ":"), allow_nan=False)
         write_text_atomic(target / "cells" / cell.name / RESULTS, text + "\n")
     if matched := read_matched(output / REPORT):
-        write_json_atomic(target / REPORT / MATCHED, rounded(matched))
+        write_json_atomic(target / REPORT / MATCHED, read_matched(target / REPORT) | rounded(matched))
     return len(finished)
 
 

@@ -71,7 +71,11 @@ def test_a_study_is_measured_once_and_reported_without_weights(run, tmp_path, mo
     assert "Quality at matched reward: every run by its first saved weights" in text
     assert (out / "report" / "m--own--matched.png").is_file()
 
+    kept = tmp_path / "archive" / "report" / "matched.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(json.dumps({"other--own": found}))
     write_archive(out, tmp_path / "archive")
+    assert set(json.loads(kept.read_text())) == {"other--own", "m--own"}
     assert "Quality at matched reward: every run" in write_study_report(tmp_path / "archive").read_text()
 
 
