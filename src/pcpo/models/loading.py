@@ -14,7 +14,7 @@ from torch import nn
 from pcpo.errors import ModelError
 from pcpo.models.base import Adapter
 from pcpo.models.folders import ModelHeader, has_weights, read_header, resolve
-from pcpo.models.precision import part_dtypes
+from pcpo.models.precision import align, part_dtypes
 
 FAMILIES = {
     "StableDiffusionPipeline": "pcpo.models.stable_diffusion:StableDiffusionAdapter",
@@ -127,4 +127,8 @@ def load_adapter(
     pipe = load_pipeline(path, dtype, part_dtypes(dtype, cls.backbone_name if full else None))
     adapter = cls(pipe, device, resolution, max_sequence_length, offload=offload)
     adapter.use_precision(dtype, full=full)
+    if torch.device(device).type == "cpu":
+        for part in pipe.components.values():
+            if isinstance(part, nn.Module):
+                align(part)
     return adapter

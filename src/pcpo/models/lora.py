@@ -15,6 +15,7 @@ from torch import nn
 from pcpo.errors import ConfigError, ModelError, RunFolderError, one_line
 from pcpo.models.base import Adapter
 from pcpo.models.files import check_files
+from pcpo.models.precision import align
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -111,6 +112,7 @@ def load_tuned(adapter: Adapter, run_dir: Path, tune: str, name: str = "default"
             fix="remove this folder and finish the run again with --resume",
         ) from error
     adapter.unwrapped.to(next(adapter.unwrapped.parameters()).device)  # the new ones, to where the base is
+    align(adapter.unwrapped)
     return True
 
 

@@ -1,9 +1,13 @@
-"""Which weights are kept in which dtype."""
+"""Which weights are kept in which dtype, and where in memory."""
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
+
+ALIGNMENT = 64  # bytes; of what torch allocates
 
 
 def part_dtypes(dtype: torch.dtype, tuned: str | None) -> dict[str, torch.dtype]:
@@ -22,3 +26,14 @@ def cast(part: nn.Module, dtype: torch.dtype) -> None:
     for name, parameter in part.named_parameters():
         if kept.intersection(name.split(".")):
             parameter.data = parameter.data.float()
+
+
+def align(part: nn.Module) -> None:
+    """Copy weights of the CPU that are not aligned as those that torch allocates.
+
+    Those read from a file lie where it has them, and on some processors a product's last bits depend on that: the same
+    weights would sample other pictures after training than when loaded.
+    """
+    for tensor in itertools.chain(part.parameters(), part.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone(memory_format=torch.preserve_format)
