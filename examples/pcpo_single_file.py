@@ -3,8 +3,8 @@
     python examples/pcpo_single_file.py --model emoji-sd --iterations 40 --output runs/single
 
 It needs torch, diffusers, transformers, peft, numpy and Pillow, and of the pcpo package nothing but the embedded model
-and prompt files. A test holds its weights equal to the library's, bit for bit, so what is read here is what runs there;
-but for rounding where the library, as it does by default, folds the LoRA into the weights (`model.lora.fold`).
+and prompt files. A test holds its weights equal to the library's with `model.lora.fold=false`, bit for bit, so what is
+read here is what runs there; with that setting's default the library is faster and rounds otherwise.
 
 Shapes: P prompts, G pictures of each, B = P G pictures, T denoising steps, S <= T trained ones, latents [C, H, W].
 """
