@@ -49,7 +49,8 @@ def activations(model: str, size: int, checkpointing: bool) -> float:
     """MiB of a call of `size` pairs."""
     flow = {"sampler": {"name": "flow_sde"}, "credit": {"schedule": "proportional"}} if model == "emoji-sd3" else {}
     settings = {"model": {"path": model, "gradient_checkpointing": checkpointing}, **flow}
-    return simulated(Config.model_validate(settings)).training.at(size) / 2**20
+    activations, _ = simulated(Config.model_validate(settings))
+    return activations.training.at(size) / 2**20
 
 
 def name(size: int, checkpointing: bool) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py --threads 1            # writes benchmarks/results/scaling.json
 
-Along each axis the work is halved and doubled around a common middle, and a line a + b x is fitted to the processor
+Along each axis the work is measured at three sizes, and a line a + b x is fitted to the processor
 seconds. `linearity` is the largest distance of a measured point from that line, over the point; `fixed` is a, the part
 that does not grow, over the middle point. Pixels are those of the latent; a transformer's attention grows with their
 square, which the bare model calls beside it show (`model_linearity`), so the library is judged by `beyond_model`: the
@@ -28,7 +28,7 @@ MIDDLE = {"batch.group_size": 4, "sampler.steps": 8, "model.resolution": 64}
 AXES: dict[str, tuple[str, Sequence[int]]] = {
     "pictures": ("batch.group_size", (2, 4, 8)),
     "steps": ("sampler.steps", (4, 8, 16)),
-    "pixels": ("model.resolution", (32, 64, 96)),
+    "pixels": ("model.resolution", (32, 48, 64)),
 }
 SETTINGS = ["batch.prompts=2", "train.updates=1", "batch.rollout=4"]  # calls of one shape, whatever their number
 

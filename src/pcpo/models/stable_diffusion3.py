@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from pcpo.errors import ModelError
 from pcpo.models.flow import JOINT_ATTENTION, FlowAdapter
 
 
@@ -16,6 +17,17 @@ class StableDiffusion3Adapter(FlowAdapter):
 
     pipeline_class = "StableDiffusion3Pipeline"
     lora_targets = JOINT_ATTENTION
+
+    def set_up(self) -> None:
+        """Also refuse pictures that have more tokens along a side than there are position embeddings."""
+        super().set_up()
+        most = int(self.unwrapped.config.pos_embed_max_size)
+        if self.patches > most:
+            raise ModelError(
+                f"resolution {self.resolution} has {self.patches} tokens along a side; the model knows {most}",
+                where="model.resolution",
+                fix=f"use {most * self.side_multiple} at most",
+            )
 
     @property
     def patch(self) -> int:

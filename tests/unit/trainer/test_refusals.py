@@ -152,6 +152,7 @@ def test_a_scheduler_without_a_grid(refused, folders, tmp_path):
 
 def test_settings_that_the_model_refuses(refused):
     refused(ModelError, "resolution 17 is not a multiple of 2", model={"resolution": 17})
+    refused(ModelError, "the model knows 16", "use 32 at most", family="sd3", model={"resolution": 48})
     refused(ConfigError, "model.lora.targets", "to_nothing", model={"lora": {"targets": ["to_q", "to_nothing"]}})
     refused(ConfigError, "no T5", model={"max_sequence_length": 8})
 
