@@ -131,6 +131,8 @@ def _also(runs: Sequence[Run]) -> dict[str, Any]:
         for name in DIAGNOSTICS:
             known = [row[name] for row in rows if row[name] is not None]
             figures[name] = float(np.mean(known)) if known else None
+        errors = [row["ratio_error"] for row in rows if row.get("ratio_error") is not None]
+        figures["largest_ratio_error_before_the_first_update"] = max(errors, default=None)
         figures |= unevenness(run.results)
         figures["seconds_per_iteration"] = run.results["seconds"] / len(rows)
         for name, value in figures.items():

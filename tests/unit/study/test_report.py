@@ -37,7 +37,9 @@ def cell(arm, seed, slope, complete=True, length=10, pace=2.0, start=10.0):
         {"iteration": n, "samples": 4 * n, "seconds": pace * n, "reward_mean": start + slope * n, "reward_std": 1.0}
         for n in places
     ]
-    rows = [{"clip_fraction": 0.25, "approx_kl": None, "grad_norm": 2.0} for _ in range(length)]
+    rows = [
+        {"clip_fraction": 0.25, "approx_kl": None, "grad_norm": 2.0, "ratio_error": n * 1e-3} for n in range(length)
+    ]
     return {
         "model": "m",
         "reward": "colorfulness",
@@ -76,6 +78,11 @@ def test_known_curves_give_known_times_and_ratios():
     assert [row["iteration"] for row in found["arms"]["base"]["curve"]] == [0, 5, 10]
     assert found["arms"]["base"]["also"]["clip_fraction"]["mean"] == 0.25
     assert "approx_kl" not in found["arms"]["base"]["also"]
+
+
+def test_the_largest_ratio_error_is_shown():
+    found = group([cell(arm, seed, 1.0) for arm in ("base", "fast") for seed in range(3)])
+    assert found["arms"]["fast"]["also"]["largest_ratio_error_before_the_first_update"]["mean"] == pytest.approx(9e-3)
 
 
 def test_times_are_cut_where_the_first_failing_run_ended():
