@@ -33,20 +33,25 @@ def draw_steps(group: Mapping[str, Any], path: Path) -> Path | None:
 
 
 def _lines(group: Mapping[str, Any], arms: Arms, path: Path) -> Path:
-    figure = new_figure(12.5, 6.8)
-    axes = figure.subplots(2, 3).flatten()
+    """Panels of what was measured: without probes there is one row."""
+    shown = [panel for panel in PANELS[:4] if any(panel[0] in found for found in arms.values())]
+    rows = -(-(len(shown) + 2) // 3)
+    figure = new_figure(12.5, 3.4 * rows)
+    axes = figure.subplots(rows, 3, squeeze=False).flatten()
     colours, marks = palette(group)
-    for axis, (name, title, _) in zip(axes, PANELS[:4], strict=False):
+    for axis, (name, title, _) in zip(axes, shown, strict=False):
         for arm, found in arms.items():
             if name in found:
                 style = {"marker": marks[arm], "markersize": 4.5, "linewidth": 1.6, "label": arm}
                 line(axis, _places(found["steps"]), found[name], colours[arm], **style)
         _by_step(axis, title)
         axis.set_ylim(bottom=0)
-    if axes[0].get_legend_handles_labels()[0]:
+    if shown:
         axes[0].legend(frameon=False, fontsize=8)
-    _clip_over_iterations(axes[4], group, colours)
-    _quantiles(axes[5], arms, colours)
+    _clip_over_iterations(axes[len(shown)], group, colours)
+    _quantiles(axes[len(shown) + 1], arms, colours)
+    for axis in axes[len(shown) + 2 :]:
+        axis.remove()
     figure.suptitle(title_of(group), fontsize=11)
     return save(figure, path)
 
