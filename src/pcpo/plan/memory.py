@@ -31,8 +31,8 @@ CUDA_CONTEXT = GIB // 2
 # What kernels of the CPU load and keep once they have been called.
 CPU_KERNELS = 45 << 20
 # Resident memory of CPU calls, as a share of the geometric mean of what they hold at their peak and of all they ever
-# allocate; on the embedded models it is 0.76 to 0.99. See `kept_by_allocator`.
-CPU_ALLOCATOR = 0.86
+# allocate; on the embedded models it is 0.51 to 0.80. See `kept_by_allocator`.
+CPU_ALLOCATOR = 0.68
 
 
 @dataclass
