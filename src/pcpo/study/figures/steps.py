@@ -46,7 +46,7 @@ def _lines(group: Mapping[str, Any], arms: Arms, path: Path) -> Path:
                 line(axis, _places(found["steps"]), found[name], colours[arm], **style)
         _by_step(axis, title)
         axis.set_ylim(bottom=0)
-    if shown:
+    if axes[0].get_legend_handles_labels()[0]:  # a single seed draws nothing
         axes[0].legend(frameon=False, fontsize=8)
     _clip_over_iterations(axes[len(shown)], group, colours)
     _quantiles(axes[len(shown) + 1], arms, colours)
