@@ -57,6 +57,7 @@ def pytest_terminal_summary(terminalreporter, exitstatus, config):
         "seconds": round(time.monotonic() - config.stash[STARTED]),
     }
     found = dict(sorted(config.stash[FIGURES].items()))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "suite": suite, **found}, indent=2) + "\n", "utf-8")
 
 
