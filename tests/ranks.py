@@ -154,6 +154,18 @@ def train_zero(settings: dict[str, Any], resume: bool = False, reward: Any = tra
     trainer.runtime.close()
 
 
+def _write_cost(trainer: Any, counted: dict[str, Any]) -> None:
+    """What was counted, and the shape that `iteration_cost` asks for, to OUTPUT.costR.json."""
+    shape = {
+        "trained_steps": len(trainer.algorithm.trained(0)),
+        "latent": math.prod(trainer.adapter.latent_shape),
+        "parameters": sum(p.numel() for p in trainer.state.parameters),
+        "tensors": len(trainer.state.parameters),
+    }
+    record = json.dumps({**counted, "shape": shape})
+    trainer.folder.with_name(f"{trainer.folder.name}.cost{trainer.runtime.rank}.json").write_text(record)
+
+
 def train_zero_counted(settings: dict[str, Any]) -> None:
     """A run of one iteration that writes the bytes of its large collectives to OUTPUT.costR.json."""
     import torch.distributed as dist
@@ -184,15 +196,7 @@ def train_zero_counted(settings: dict[str, Any]) -> None:
 
     trainer.learner.run = iteration
     trainer.train()
-    shape = {
-        "trained_steps": len(trainer.algorithm.trained(0)),
-        "latent": math.prod(trainer.adapter.latent_shape),
-        "parameters": sum(p.numel() for p in trainer.state.parameters),
-        "tensors": len(trainer.state.parameters),
-    }
-    output = Path(settings["run"]["output"])
-    record = json.dumps({**found, "shape": shape})
-    output.with_name(f"{output.name}.cost{trainer.runtime.rank}.json").write_text(record)
+    _write_cost(trainer, found)
     trainer.runtime.close()
 
 
@@ -309,13 +313,5 @@ def train_counted(settings: dict[str, Any]) -> None:
 
     trainer.learner.run, trainer.learner.updater.run = iteration, updating
     trainer.train()
-    shape = {
-        "trained_steps": len(trainer.algorithm.trained(0)),
-        "latent": math.prod(trainer.adapter.latent_shape),
-        "parameters": sum(p.numel() for p in trainer.state.parameters),
-        "tensors": len(trainer.state.parameters),
-    }
-    output = Path(settings["run"]["output"])
-    record = json.dumps({**counted, "shape": shape})
-    output.with_name(f"{output.name}.cost{trainer.runtime.rank}.json").write_text(record)
+    _write_cost(trainer, counted)
     trainer.runtime.close()

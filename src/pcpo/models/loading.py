@@ -128,7 +128,6 @@ def load_adapter(
     adapter = cls(pipe, device, resolution, max_sequence_length, offload=offload)
     adapter.use_precision(dtype, full=full)
     if torch.device(device).type == "cpu":
-        for part in pipe.components.values():
-            if isinstance(part, nn.Module):
-                align(part)
+        for part in adapter.parts().values():
+            align(part)
     return adapter
