@@ -26,10 +26,11 @@ COMMANDS = {
     "import typer with its help": ["-c", "import typer.rich_utils"],
     "pcpo --help": ["-m", "pcpo", "--help"],
     "pcpo train --help": ["-m", "pcpo", "train", "--help"],
+    "pcpo validate pcpo_sd3": ["-m", "pcpo", "validate", "pcpo_sd3"],
     "import torch": ["-c", "import torch"],
     "import diffusers pipelines": ["-c", "from diffusers import DiffusionPipeline"],
 }
-TARGETS = {"pcpo --help": 1.0, "import pcpo": 0.5}
+TARGETS = {"pcpo --help": 1.0, "import pcpo": 0.5, "pcpo validate pcpo_sd3": 5.0}
 
 
 def processor_seconds() -> float:

@@ -6,6 +6,7 @@ Two things `train` sees on the model itself only, once it is loaded (AFTER_LOADI
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import shutil
 import time
@@ -161,4 +162,5 @@ def test_refused(pcpo, tmp_path, row, verb):
 def test_what_is_good_is_not_refused(pcpo):
     began = time.process_time()
     assert pcpo("validate", []) == (0, "")
+    assert gc.isenabled()  # it was off while pcpo worked
     assert time.process_time() - began < 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import typer
@@ -67,6 +68,8 @@ def main() -> None:
     except (PCPOError, Interrupted) as error:
         typer.echo(f"pcpo: {' '.join(str(error).split())}", err=True)
         sys.exit(error.exit_code)
+    finally:
+        gc.freeze()  # the process ends here: looking for garbage once more would take a second with torch loaded
 
 
 if __name__ == "__main__":
