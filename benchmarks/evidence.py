@@ -23,7 +23,7 @@ from pcpo.study.tables import markdown_table, text_of
 ROOT = Path(__file__).parents[1] / "docs" / "results"
 PAGE = ROOT / "evidence.md"
 BEGIN, END = "<!-- tables: benchmarks/evidence.py -->\n", "<!-- end of tables -->\n"
-STUDIES = ("main", "ladder", "stability", "precision")
+STUDIES = ("main", "ladder", "steps", "stability", "precision")
 
 
 def study_table(figures: Mapping[str, Any]) -> str:
