@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -19,12 +20,34 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def is_local(name: str, where: str) -> bool:
-    """Whether a folder of this name is there; else it must read as a hub id (RewardError)."""
+    """Whether a folder of this name is there; else it must be a hub id that is cached or in reach (RewardError)."""
     if name != "" and Path(name).is_dir():
         return True
     if not HUB_ID.fullmatch(name):
         raise RewardError("no such folder", where=where, fix="check the path, or give a hub id (owner/name)")
+    _ask_hub(name, where)
     return False
+
+
+@functools.cache
+def _ask_hub(name: str, where: str) -> None:
+    """One question, where nothing of a model is cached: its download would be tried again for most of a minute."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
+
+    files = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "model.safetensors")
+    if constants.HF_HUB_OFFLINE or any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, files[0]), timeout=10)
+    except EntryNotFoundError:  # the model is there; whoever needs the file says so
+        return
+    except Exception as error:  # the hub client's HTTP library, and so its errors, differ between versions
+        raise RewardError(
+            f"neither a local folder nor reachable on the hub ({one_line(error)})",
+            where=where,
+            fix="check the name, your connection and access, or download the model and pass its folder",
+        ) from None
 
 
 @contextmanager
@@ -69,6 +92,9 @@ def load_model(auto_class: Any, name: str, dtype: str, where: str, needs: str) -
     """
     if dtype not in DTYPES:
         raise RewardError(f"dtype {dtype!r}", where=where, fix=f"use one of: {', '.join(DTYPES)}")
+    from transformers.utils import logging  # importing it takes seconds
+
+    logging.disable_progress_bar()  # one bar a model, in the middle of what pcpo prints
     local = is_local(name, where)
     with loading(where, needs, local):
         model, info = auto_class.from_pretrained(

@@ -167,3 +167,25 @@ def test_a_model_of_one_tower_is_refused(clip_folder, tmp_path):
     CLIPTextModel(CLIPTextConfig(**config)).save_pretrained(folder)
     with pytest.raises(RewardError, match=r"CLIPTextModel is no text-image dual encoder"):
         CLIPScore(folder)
+
+
+def test_the_hub_is_asked_once_before_a_download_is_tried(monkeypatch):
+    asked = []
+
+    def unreachable(url, timeout):
+        asked.append((url, timeout))
+        raise OSError("no route\nto the hub")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", unreachable)
+    with pytest.raises(RewardError, match=r"nor reachable on the hub \(no route\)"):
+        CLIPScore("owner/unreachable")
+    assert len(asked) == 1 and asked[0][1] <= 10
+
+
+def test_loading_shows_no_bar(clip_folder, capfd):
+    from transformers.utils import logging
+
+    logging.enable_progress_bar()
+    CLIPScore(clip_folder)
+    assert "Loading" not in "".join(capfd.readouterr())
