@@ -62,7 +62,13 @@ def train(
         arguments += [part for key in allow_change or () for part in ("--allow-change", key)]
         raise typer.Exit(start(launch, arguments + ["--resume"] * resume + ["--quiet"] * quiet))
 
+    from pcpo.models.folders import EMBEDDED
     from pcpo.trainer.loop import PCPOTrainer
+
+    if config.model.path not in EMBEDDED:  # those fit, and load in less than the check takes
+        from pcpo.plan.precheck import check_model
+
+        check_model(config)
 
     trainer = PCPOTrainer(config=config, resume=resume, quiet=quiet, allow_change=allow_change or ())
 
