@@ -143,12 +143,11 @@ def test_pictures_are_those_of_the_base_and_of_the_tuned_model(runs):
 
 
 def test_what_does_not_fit_is_refused_before_loading(runs, folders, tmp_path, monkeypatch):
-    from pcpo.evaluation import guidance, sampling
+    from pcpo.evaluation import sampling
 
     def loaded(*arguments):
         pytest.fail("a model was loaded")
 
-    monkeypatch.setattr(guidance, "load_base", loaded)
     monkeypatch.setattr(sampling, "load_adapter", loaded)
     run = runs["sd", "a"]
     for error, words, source, terms in [

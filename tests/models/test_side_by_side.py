@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 
 from pcpo.data.prompts import Prompt
 from pcpo.errors import ConfigError, ModelError, RunFolderError
-from pcpo.evaluation.sampling import load_for_sampling, sample_set
+from pcpo.evaluation.sampling import Placement, load_base, load_for_sampling, sample_set
 from pcpo.evaluation.side_by_side import compare, labels, to_json, write_comparison
 from pcpo.types import RewardResult
 from training import reddish, run
@@ -66,8 +67,20 @@ def test_refusals(sources, folders, tmp_path):
     text = config.read_text("utf-8")
     assert "resolution: null" in text
     config.write_text(text.replace("resolution: null", "resolution: 32"), "utf-8")
-    with pytest.raises(ModelError, match="make pictures of 16 x 16 and 32 x 32"):
-        compare(sources, PROMPTS, steps=1)
+    other = shutil.copytree(folders["sd"], tmp_path / "other")
+    with pytest.raises(ModelError, match="make pictures of 16 x 16 and 32 x 32 -> choose one --resolution for all"):
+        compare([str(other), sources[1]], PROMPTS, steps=1)
+    result = compare([str(other), sources[1]], PROMPTS, steps=1, placement=Placement(resolution=24))
+    assert {tuple(pictures.shape[1:]) for pictures in result.pictures.values()} == {(3, 24, 24)}
+
+
+def test_the_base_of_a_run_is_sampled_as_the_run_is(trainer, folders):
+    it = trainer(model={"resolution": 32}, run={"precision": "bf16"})
+    run(it)
+    base = str(folders["sd"])
+    pictures = compare([base, str(it.folder)], PROMPTS, steps=2).pictures
+    alone = sample_set(load_base(it.config), PROMPTS, count=1, steps=2, guidance_scale=5.0, seed=0)
+    assert torch.equal(pictures["sd"], alone) and alone.shape[-1] == 32
 
 
 def test_labels_tell_sources_apart():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pcpo.cli.options import Device, Precision
+from pcpo.cli.options import Device, Precision, Resolution
 
 
 def compare(
@@ -25,6 +25,7 @@ def compare(
     ] = None,
     device: Device = "auto",
     precision: Precision = None,
+    resolution: Resolution = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="folder to make; must not exist")] = Path("comparison"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no progress bar")] = False,
 ) -> None:
@@ -56,6 +57,6 @@ def compare(
             seed=seed,
             rewards=loaded,
             advance=advance,
-            placement=Placement(device, precision),
+            placement=Placement(device, precision, resolution),
         )
     typer.echo(write_comparison(result, output))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pcpo.cli.options import Device, Precision
+from pcpo.cli.options import Device, Precision, Resolution
 
 
 def evaluate(
@@ -44,6 +44,7 @@ def evaluate(
     ] = None,
     device: Device = "auto",
     precision: Precision = None,
+    resolution: Resolution = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="also write a JSON file; must be new")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="no tables")] = False,
 ) -> None:
@@ -74,6 +75,6 @@ def evaluate(
         target=matched,
         output=output,
         quiet=quiet,
-        placement=Placement(device, precision),
+        placement=Placement(device, precision, resolution),
     )
     run(request)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pcpo.cli.options import Device, Precision
+from pcpo.cli.options import Device, Precision, Resolution
 
 
 def sample(
@@ -26,6 +26,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, help="seed of the noises")] = 0,
     device: Device = "auto",
     precision: Precision = None,
+    resolution: Resolution = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="folder for the pictures; must be new or empty")
     ] = Path("samples"),
@@ -48,7 +49,7 @@ def sample(
     from pcpo.evaluation.sampling import Placement, load_for_sampling, sample_set, write_pictures
     from pcpo.trainer.step import Policy
 
-    placement = Placement(device, precision)
+    placement = Placement(device, precision, resolution)
     terms = [parse_term(text) for text in adapters or []]
     if terms:
         guidance = load_guidance(source, terms, placement)

@@ -75,7 +75,7 @@ def run(request: Request) -> dict[str, Any]:
             console.warn("emoji_clip knows emoji only; choose --features for other pictures")
         work = sum(s.work for s in (sampling, others) if s is not None)
         with console.task("sampling", work * (sampled + (BASE in references))) as advance:
-            measured = features, rewards, references, advance, request.placement
+            measured = features, rewards, references, advance, replace(request.placement, runs=tuple(configs))
             first = Comparer(sampling, *measured)
             if request.target is None:
                 tables = {"": _evaluate(first, request.sources, configs)}

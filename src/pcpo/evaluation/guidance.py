@@ -11,16 +11,16 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from pcpo.errors import ConfigError, ModelError, RunFolderError
 from pcpo.evaluation.iterations import split_source
-from pcpo.evaluation.sampling import DEFAULT, Placement, load_base, load_run_weights, run_config
+from pcpo.evaluation.sampling import DEFAULT, Placement, load_run_weights, run_config
 from pcpo.models.base import Adapter, Conditioning
-from pcpo.models.folders import resolve
+from pcpo.models.folders import same_model
 from pcpo.trainer.step import Policy
 from pcpo.types import Grid
 
@@ -94,9 +94,9 @@ def load_guidance(source: str, terms: Sequence[tuple[str, float]], placement: Pl
     source  the base: an embedded name, folder or hub id; a run stands for the model that it was tuned from
     terms   (run folder or RUN@ITERATION, lambda) pairs; nets are named by their place, net_0, net_1, ...
 
-    LoRAs share the base; a full fine-tuning is loaded as a network of its own. Resolution and T5 length are the
-    source's. Raises RunFolderError when a term is no run or has no weights, ModelError when it was tuned from another
-    model, ConfigError when a lambda is not finite.
+    LoRAs share the base; a full fine-tuning is loaded as a network of its own. Precision, resolution and T5 length are
+    the source's where it is a run, else the first term's. Raises RunFolderError when a term is no run or has no
+    weights, ModelError when it was tuned from another model, ConfigError when a lambda is not finite.
     """
     own = run_config(split_source(source)[0])
     base = own.model.path if own else source
@@ -107,14 +107,14 @@ def load_guidance(source: str, terms: Sequence[tuple[str, float]], placement: Pl
         config = run_config(split_source(run)[0])
         if config is None:
             raise RunFolderError("is not a run folder", where=f"adapter {run}", fix="write RUN=WEIGHT")
-        if _identity(config.model.path) != _identity(base):
+        if not same_model(config.model.path, base):
             raise ModelError(
                 f"was tuned from {config.model.path}, not from {base}",
                 where=f"adapter {run}",
                 fix="combine runs of one base model",
             )
         configs.append(config)
-    guidance = Guidance(load_base(own, placement) if own else placement.load(source))
+    guidance = Guidance(replace(placement, runs=tuple(filter(None, (own, *configs)))).load(base))
     named = [(f"net_{place}", run, config) for place, ((run, _), config) in enumerate(zip(terms, configs, strict=True))]
     # full ones first: they start from a copy of the bare base
     for name, run, config in sorted(named, key=lambda entry: entry[2].model.tune != "full"):
@@ -136,12 +136,6 @@ def _load_net(guidance: Guidance, name: str, source: str, full: bool) -> None:
         adapter.replace_backbone(base)
     else:
         base.disable_adapters()
-
-
-def _identity(path: str) -> str:
-    """What tells one base model from another: the real path of a folder, or the hub id."""
-    folder = Path(resolve(path)).expanduser()
-    return str(folder.resolve()) if folder.exists() else path
 
 
 def parse_term(text: str) -> tuple[str, float]:

@@ -17,6 +17,7 @@ from pcpo.errors import RunFolderError
 from pcpo.evaluation.iterations import load_iteration, split_source
 from pcpo.models.base import Adapter
 from pcpo.models.device import find_device, find_precision
+from pcpo.models.folders import same_model
 from pcpo.models.loading import load_adapter
 from pcpo.models.lora import load_tuned
 from pcpo.samplers import make_sampler
@@ -37,24 +38,30 @@ def run_config(source: str | Path) -> Config | None:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model computes, and in what precision, when it is sampled.
+    """Where a model computes, in what precision and at which picture size, when it is sampled.
 
     device     auto (the accelerator, if there is one and the run was not told to use the CPU), cpu, cuda or mps
     precision  fp32, fp16 or bf16; None: the one that the run was trained in, fp32 for a model that is no run
+    resolution picture side in pixels; None: the run's, or the model's own
+    runs       runs beside it: a model that one of them was tuned from is loaded as that run loads it
     """
 
     device: str = "auto"
     precision: str | None = None
+    resolution: int | None = None
+    runs: tuple[Config, ...] = ()
 
     def load(self, path: str, config: Config | None = None) -> Adapter:
         """The base model of a run, or of none, placed so. Raises ConfigError for a device that is not there."""
+        if config is None:
+            config = next((run for run in self.runs if same_model(run.model.path, path)), None)
         run = config.run if config else None
         device = "cpu" if run and run.device == "cpu" and self.device == "auto" else self.device
         precision = self.precision or (run.precision if run else "fp32")
         return load_adapter(
             path,
             find_device(device, "--device"),
-            config.model.resolution if config else None,
+            self.resolution or (config.model.resolution if config else None),
             config.model.max_sequence_length if config else None,
             dtype=find_precision(precision, "--precision"),
             full=config is not None and config.model.tune == "full",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,15 @@ def compare(
 ) -> SideBySide:
     """Sample each source (see `load_for_sampling`) and score its pictures; one model is in memory at a time.
 
+    A model that one of the runs was tuned from is loaded as that run loads it: its size, precision and text length.
     Noises depend on (seed, prompt, number) and the latent shape, so models of one shape start from the same noise.
     Raises what loading raises, ConfigError for fewer than two sources or one given twice, ModelError when their
     pictures differ in size.
     """
     if len(sources) < 2 or len(set(sources)) < len(sources):
         raise ConfigError("need two or more different models", where="pcpo compare", fix="for instance emoji-sd RUN")
-    for source in sources:
-        check_source(source)
+    configs = [config for source in sources if (config := check_source(source)) is not None]
+    placement = replace(placement, runs=tuple(configs))
     settings = {"count": count, "steps": steps, "guidance_scale": guidance_scale, "seed": seed}
     out = SideBySide(prompts, count, settings)
     repeated = [prompt for prompt in prompts for _ in range(count)]
@@ -74,7 +75,7 @@ def compare(
         shapes = {tuple(p.shape[1:]) for p in (*out.pictures.values(), pictures)}
         if len(shapes) > 1:
             sizes = " and ".join(f"{width} x {height}" for _, height, width in sorted(shapes))
-            raise ModelError(f"make pictures of {sizes}", where="models", fix="compare models of one resolution")
+            raise ModelError(f"make pictures of {sizes}", where="models", fix="choose one --resolution for all")
         out.pictures[name] = pictures
         texts, metadata = [p.text for p in repeated], [p.metadata for p in repeated]
         results = {key: evaluate(r, pictures, texts, metadata, name=key) for key, r in (rewards or {}).items()}

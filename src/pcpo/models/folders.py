@@ -47,9 +47,20 @@ def resolve(path: str) -> str:
 
 
 def looks_like_hub_id(path: str) -> bool:
-    """Whether `path` could be `owner/name` on a model hub rather than a local folder."""
+    """Whether `path` could be `owner/name` on a model hub; a local folder of that name comes first."""
     parts = path.split("/")
-    return len(parts) == 2 and all(parts) and not path.startswith((".", "/", "~")) and "\\" not in path
+    named = len(parts) == 2 and all(parts) and not path.startswith((".", "/", "~")) and "\\" not in path
+    return named and not Path(path).exists()
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names are of one model: the same real folder, or the same hub id."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(path: str) -> str:
+    folder = Path(resolve(path)).expanduser()
+    return str(folder.resolve()) if folder.exists() else path
 
 
 def has_weights(class_name: str) -> bool:
