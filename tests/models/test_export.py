@@ -16,14 +16,16 @@ from safetensors.torch import load_file
 import tiny
 from pcpo.errors import ConfigError, ModelError, RunFolderError
 from pcpo.evaluation.sampling import load_base
+from pcpo.export.card import write_card
 from pcpo.export.layouts import to_layout
 from pcpo.export.run import export_run
+from pcpo.models.folders import read_header
 from pcpo.models.lora import add_lora, save_tuned
 from pcpo.observe.markdown import escape
 from pcpo.samplers import make_sampler
 from pcpo.samplers.rollout import sample
 from pcpo.trainer import runfolder
-from pcpo.trainer.configfile import validate
+from pcpo.trainer.configfile import load_config, validate
 from training import run as train
 from training import scramble
 
@@ -350,6 +352,18 @@ def test_the_card(trainer, tmp_path):
         text = text.replace(words, "")
     for part in ("<", "](http", "](java", "\n# d", " www.", "`a`", " @f", str(tmp_path)):
         assert part not in text, part
+
+
+def test_a_folder_that_reads_like_a_hub_id_is_no_base_on_the_hub(tuned, models, tmp_path, monkeypatch):
+    folder, _, _ = tuned("sd")
+    config = load_config(folder / "config.yaml")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/mine").symlink_to(models["sd"])
+    monkeypatch.chdir(tmp_path)
+    named = config.model_copy(update={"model": config.model.model_copy(update={"path": "models/mine"})})
+    write_card(tmp_path, folder, named, read_header("models/mine"), "diffusers", False, "...")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model is None and "models/mine" not in card.text and "of mine" in card.text
 
 
 def test_the_card_names_the_bases_licence(tuned, models):

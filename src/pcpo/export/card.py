@@ -106,7 +106,8 @@ def _rewards(config: Config, evaluations: list[Evaluation]) -> str:
         rows += [(escape(name), first.rewards.get(name), value) for name, value in last.rewards.items()]
     lines = [f"| {name} | {number(before)} | {number(after)} |" for name, before, after in rows]
     head = f"| reward | before | after {last.iteration} iterations |\n| --- | --- | --- |\n"
-    return head + "\n".join(lines) + f"\n\nMeans over {len(last.values)} pictures, the same prompts and noises."
+    count = f"{len(last.values)} picture{'s' if len(last.values) > 1 else ''}"
+    return head + "\n".join(lines) + f"\n\nMeans over {count}, the same prompts and noises."
 
 
 def _write_samples(path: Path, run: Path, evaluations: list[Evaluation]) -> str:
