@@ -46,6 +46,30 @@ def test_frozen_weights_are_cast_and_the_lora_is_not(folders, family, name):
     assert all(g.dtype == torch.float32 for g in gradients) and any((g != 0).any() for g in gradients)
 
 
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize(
+    "make, side", [(tiny.stable_diffusion_xl, 16), (tiny.flux, 16), (tiny.sana, 32), (tiny.qwen_image, 16)]
+)
+def test_other_families_train_in_it_without_a_warning(make, side, name, full):
+    expected = predict(wrap_pipeline(make(), "cpu", side)).detach()
+    adapter = wrap_pipeline(make(), "cpu", side)
+    if (make, name) == (tiny.sana, "fp16"):
+        with pytest.raises(ConfigError, match="can be 0 / 0 in fp16 -> use bf16"):
+            adapter.use_precision(HALVES[name], full=full)
+        return
+    adapter.use_precision(HALVES[name], full=full)
+    if full:
+        adapter.unwrapped.requires_grad_(True)
+    else:
+        add_lora(adapter, 4)
+    out = predict(adapter)
+    assert out.dtype == torch.float32 and (out - expected).norm() < ROUNDING[name] * expected.norm()
+    out.square().mean().backward()
+    gradients = [p.grad for _, p in trainable(adapter.unwrapped) if p.grad is not None]
+    assert {g.dtype for g in gradients} == {torch.float32} and all(g.isfinite().all() for g in gradients)
+
+
 def test_what_is_tuned_in_full_keeps_float32(folders):
     adapter = load_adapter(str(folders["sd"]), dtype=torch.bfloat16, full=True)
     assert dtypes(adapter.unwrapped) == {torch.float32} and adapter.autocast == torch.bfloat16

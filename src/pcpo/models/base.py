@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -287,6 +288,8 @@ class Adapter(ABC):
         A LoRA stays float32, and so do latents, means and log-probs.
         """
         self.autocast = None if dtype == torch.float32 else dtype
+        # queries in half precision meet norms in float32 where all is tuned: torch says that no fused kernel does that
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
         wanted = part_dtypes(dtype, self.backbone_name if full else None)
         for name, part in self.parts().items():
             target = wanted.get(name, dtype)

@@ -6,8 +6,10 @@ import inspect
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from pcpo.errors import ConfigError
 from pcpo.models.flow import FlowAdapter
 
 
@@ -28,6 +30,14 @@ class SanaAdapter(FlowAdapter):
     def side_multiple(self) -> int:
         """What the picture side must be a multiple of: 32, whatever the VAE."""
         return math.lcm(32, super().side_multiple)
+
+    def use_precision(self, dtype: torch.dtype, *, full: bool = False) -> None:
+        """As the base class; ConfigError for fp16, where its linear attention can divide 0 by 0."""
+        if dtype == torch.float16:
+            raise ConfigError(
+                "Sana's linear attention can be 0 / 0 in fp16", where="run.precision", fix="use bf16 or fp32"
+            )
+        super().use_precision(dtype, full=full)
 
     def encode_one(self, prompt: str) -> dict[str, Tensor]:
         """prompt_embeds [1, tokens, width], mask [1, tokens]."""
