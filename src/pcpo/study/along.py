@@ -14,7 +14,8 @@ import numpy as np
 from pcpo.study.stats import estimate
 
 QUANTILES = ("p01", "p50", "p99")
-LOST_DIVERSITY, LOST_REWARD = 0.2, 0.5  # the early warning's limits, see docs/adr/0015-early-warning-rule.md
+# see docs/adr/0015-early-warning-rule.md: the early warning's limits, and one that a run of a study has to lose by
+LOST_DIVERSITY, LOST_REWARD, LOST_HELD_OUT = 0.2, 0.5, 2.0
 
 Result = Mapping[str, Any]
 Rows = Iterable[tuple[Sequence[int], Sequence[float | None]]]
@@ -123,18 +124,28 @@ def measures(evaluation: Result) -> dict[str, float]:
 
 
 def collapsed(result: Result) -> bool:
-    """Whether diversity or reward has collapsed at both of the last two evaluations, by the limits of ADR 15.
+    """Whether diversity, reward or a held-out reward is lost at both of the last two evaluations, by ADR 15's limits.
 
     Diversity: more than a fifth below the start's. Reward: below its best by more than half of the standard deviation
-    that it had among pictures at the start.
+    that it had among pictures at the start. A held-out reward: below its start by more than two of the standard
+    deviations that it had among prompts there; results that do not say that deviation are not judged by it.
     """
     rows = list(result["evaluations"])
-    diversity = [found["diversity"] for found in map(measures, rows) if "diversity" in found]
-    if len(diversity) > 2 and max(diversity[-2:]) < (1 - LOST_DIVERSITY) * diversity[0]:
+    if len(rows) < 3:
+        return False
+    start, tail = measures(rows[0]), [measures(row) for row in rows[-2:]]
+
+    def lost(name: str, limit: float) -> bool:
+        return name in start and all(name in row and row[name] < limit for row in tail)
+
+    if lost("diversity", (1 - LOST_DIVERSITY) * start.get("diversity", 0.0)):
         return True
     rewards = [found["reward"] for found in map(measures, rows) if "reward" in found]
-    limit = rows[0].get("reward_std") if rows else None
-    return len(rewards) > 2 and limit is not None and max(rewards) - max(rewards[-2:]) > LOST_REWARD * limit
+    spread = rows[0].get("reward_std")
+    if spread is not None and rewards and lost("reward", max(rewards) - LOST_REWARD * spread):
+        return True
+    spreads = {f"held_out.{name}": value for name, value in (rows[0].get("held_out_std") or {}).items()}
+    return any(lost(name, start[name] - LOST_HELD_OUT * spreads[name]) for name in spreads.keys() & start.keys())
 
 
 def _over_seeds(values: Sequence[float]) -> dict[str, Any]:

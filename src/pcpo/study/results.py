@@ -10,6 +10,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import pstdev
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -35,6 +36,7 @@ class _Reached(Evaluation):
 
     samples: Count = 0
     seconds: Annotated[float, Field(ge=0, le=1e300)] = 0.0
+    held_out_std: dict[str, Annotated[float, Field(ge=0, le=1e300)]] = Field(default_factory=dict)
 
 
 class _Results(BaseModel):
@@ -70,7 +72,7 @@ def cell_results(cell: Cell) -> dict[str, Any] | None:
     evaluations = []
     for event in log.evaluations:
         reached = {"samples": samples.get(event.iteration, 0), "seconds": seconds.get(event.iteration, 0.0)}
-        evaluations.append({**event.model_dump(exclude=NOT_CURVE), **reached})
+        evaluations.append({**event.model_dump(exclude=NOT_CURVE), **_among_prompts(event), **reached})
     last = log.iterations[-1].iteration if log.iterations else 0
     return {
         "format": FORMAT,
@@ -91,6 +93,13 @@ def cell_results(cell: Cell) -> dict[str, Any] | None:
         "environment": log.run_start.environment if log.run_start else {},
         "config": cell.config.model_dump(mode="json"),
     }
+
+
+def _among_prompts(event: Evaluation) -> dict[str, Any]:
+    """Standard deviations of the held-out rewards among prompts; nothing where no prompt was told apart."""
+    known = {name: [v for v in values if v is not None] for name, values in event.held_out_per_prompt.items()}
+    spreads = {name: pstdev(values) for name, values in known.items() if len(values) > 1}
+    return {"held_out_std": spreads} if spreads else {}
 
 
 def _totals(log: RunLog) -> tuple[dict[int, float], dict[int, int]]:

@@ -14,7 +14,7 @@ base:
     sampler.steps: 3
     batch: {{prompts: 2, group_size: 2}}
     train.iterations: 2
-    evaluation: {{every: 1, num_prompts: 2, per_prompt: 1, credit_probe: 0}}
+    evaluation: {{every: 1, num_prompts: 2, per_prompt: 1, credit_probe: 0, rewards: [jpeg_compressibility]}}
     run: {{device: cpu, threads: 1, checkpoint_every: 1}}
 models: {{m: }}
 rewards: {{colorfulness: }}

@@ -7,11 +7,13 @@ import pytest
 from pcpo.study.along import along, collapsed, over_iterations, per_step, unevenness
 
 
-def result(rewards=(1.0, 2.0, 3.0), diversity=(1.0, 1.0, 1.0), std=1.0, clip=(0.1, 0.3), scale=1.0):
+def result(rewards=(1.0, 2.0, 3.0), diversity=(1.0, 1.0, 1.0), std=1.0, clip=(0.1, 0.3), scale=1.0, others=None):
     evaluations = [
         {"iteration": n, "reward_mean": r, "reward_std": std, "monitors": {"diversity": d}, "held_out": {"other": -r}}
         for n, (r, d) in enumerate(zip(rewards, diversity, strict=True))
     ]
+    if others is not None:
+        evaluations[0]["held_out_std"] = {"other": others}
     iterations = [
         {
             "iteration": n + 1,
@@ -89,6 +91,8 @@ def test_measures_along_training_stop_at_the_horizon():
         ({"rewards": (3.0, 2.4, 2.6)}, False),
         ({"rewards": (3.0, 2.4, 2.4), "std": 2.0}, False),
         ({"rewards": (3.0, 2.4, 2.4), "std": None}, False),
+        ({"others": 0.4}, True),  # the held-out reward goes from -1 to -2 and -3, the limit is -1.8
+        ({"others": 0.6}, False),  # it is -2.2
     ],
 )
 def test_collapse(changes, lost):

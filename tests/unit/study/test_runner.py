@@ -79,6 +79,9 @@ def test_a_study_is_run_skipped_and_extended(study_file, tmp_path, capsys):
     assert [e["samples"] for e in results["evaluations"]] == [0, 4, 8] and results["environment"]["torch"]
     times = [e["seconds"] for e in results["evaluations"]]
     assert 0 == times[0] < times[1] < times[2] == results["seconds"]
+    start = read_events(cells[3].folder / "events.jsonl").evaluations[0]
+    one, other = start.held_out_per_prompt["jpeg_compressibility"]
+    assert results["evaluations"][0]["held_out_std"]["jpeg_compressibility"] == pytest.approx(abs(one - other) / 2)
     with (out / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 * 3
