@@ -37,7 +37,8 @@ READING = """\
   reached it in both arms; below 1 is faster. In the figure of ratios a hollow mark with an arrow is a bound, from times
   that are cut.
 - Collapsed: at both of the last two evaluations more than a fifth of the diversity is gone, or the reward is below its
-  best by more than half of its standard deviation among pictures at the start.
+  best by more than half of its standard deviation among pictures at the start, or a held-out reward is below its start
+  by more than two of its standard deviations among prompts there.
 - Seconds are those of training (rollouts, rewards, updates), and depend on what else the machine was doing.
 """
 FOREST = "iterations-to-target.png"
