@@ -74,7 +74,9 @@ def _group(study: Study, model: str, reward: str, arms: Mapping[str, list[Run]])
     every = [run for runs in arms.values() for run in runs]
     horizon = min(run.times["iterations"][-1] for run in every)
     end = {arm: {run.seed: run.at(horizon) for run in runs} for arm, runs in arms.items()}
-    start = float(np.mean([run.reward[0] for run in every]))
+    # an arm may start elsewhere, on another grid of steps; targets rise from the baseline's start, and above every one
+    highest = max(run.reward[0] for run in every)
+    start = float(np.mean([run.reward[0] for run in arms.get(baseline) or every]))
     targets = _targets(study.targets.get(reward, DEFAULT_TARGETS), start, list(end.get(baseline, {}).values()))
     return {
         "model": model,
@@ -98,8 +100,8 @@ def _group(study: Study, model: str, reward: str, arms: Mapping[str, list[Run]])
             }
             for arm, runs in arms.items()
         },
-        "targets": [_target(label, value, arms, baseline) for label, value in targets if value > start],
-        "targets_below_start": [label for label, value in targets if value <= start],
+        "targets": [_target(label, value, arms, baseline) for label, value in targets if value > highest],
+        "targets_below_start": [label for label, value in targets if value <= highest],
     }
 
 

@@ -80,6 +80,15 @@ def test_known_curves_give_known_times_and_ratios():
     assert "approx_kl" not in found["arms"]["base"]["also"]
 
 
+def test_targets_rise_from_the_baselines_start_and_lie_above_every_arms():
+    results = [cell("base", s, 1.0) for s in range(2)] + [cell("fast", s, 1.0, start=11.5) for s in range(2)]
+    found = group(results)
+    assert found["start"] == 10.0 and found["targets"][0]["value"] == pytest.approx(12.0)
+    found = group([*results[:2], *(cell("fast", s, 1.0, start=12.5) for s in range(2))])
+    assert [t["label"] for t in found["targets"]] == ["13", "99"]
+    assert found["targets_below_start"] == ["9", "+20 %"]
+
+
 def test_the_largest_ratio_error_is_shown():
     found = group([cell(arm, seed, 1.0) for arm in ("base", "fast") for seed in range(3)])
     assert found["arms"]["fast"]["also"]["largest_ratio_error_before_the_first_update"]["mean"] == pytest.approx(9e-3)
