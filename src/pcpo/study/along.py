@@ -133,14 +133,15 @@ def collapsed(result: Result) -> bool:
     rows = list(result["evaluations"])
     if len(rows) < 3:
         return False
-    start, tail = measures(rows[0]), [measures(row) for row in rows[-2:]]
+    found = [measures(row) for row in rows]
+    start, tail = found[0], found[-2:]
 
     def lost(name: str, limit: float) -> bool:
         return name in start and all(name in row and row[name] < limit for row in tail)
 
     if lost("diversity", (1 - LOST_DIVERSITY) * start.get("diversity", 0.0)):
         return True
-    rewards = [found["reward"] for found in map(measures, rows) if "reward" in found]
+    rewards = [row["reward"] for row in found if "reward" in row]
     spread = rows[0].get("reward_std")
     if spread is not None and rewards and lost("reward", max(rewards) - LOST_REWARD * spread):
         return True
