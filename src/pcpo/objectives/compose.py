@@ -47,6 +47,7 @@ def make_objective(name: str, clip_range: float) -> Objective:
     """The objective `name`: weight * surrogate per pair, with detached metrics, each [N].
 
     clipped     1 where the clip leaves no gradient (A != 0), else 0
+    clipped_low, clipped_high   the same where A < 0, the lower bound, and where A > 0, the upper one; else 0
     approx_kl   rho - 1 - log rho (>= 0) of the reduced log-ratio
     log_ratio   as given
 
@@ -62,8 +63,11 @@ def make_objective(name: str, clip_range: float) -> Objective:
         per_step = terms.weight * spec.function(terms.log_ratio, terms.advantage, clip_range)
         log_ratio, advantage = terms.log_ratio.detach(), terms.advantage.detach()
         bounded = log_ratio.clamp(max=MAX_EXPONENT)
+        clipped = _clipped(spec.clips, log_ratio, advantage, clip_range)
         metrics = {
-            "clipped": _clipped(spec.clips, log_ratio, advantage, clip_range),
+            "clipped": clipped,
+            "clipped_low": clipped * (advantage < 0),
+            "clipped_high": clipped * (advantage > 0),
             # expm1 keeps the digits that exp(x) - 1 - x loses near 0
             "approx_kl": torch.expm1(bounded) - bounded,
             "log_ratio": log_ratio,

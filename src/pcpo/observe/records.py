@@ -85,6 +85,8 @@ class Iteration(_Event):
     zero_std_groups: Count = 0
     skipped: Count = 0
     clip_fraction: Number = None
+    clip_fraction_low: Number = None
+    clip_fraction_high: Number = None
     steps: list[Step] = []
     clip_fraction_per_step: list[Number] = []
     log_ratio_std_per_step: list[Number] = []

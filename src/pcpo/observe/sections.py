@@ -175,10 +175,12 @@ MULTIPLES: tuple[tuple[str, str, Callable[[Iteration], float | None], dict[str, 
     ("Gradient norm before clipping", "gradient norm", lambda row: row.grad_norm, {}),
     ("Ratio error before the first update", "max |log ratio|", lambda row: row.ratio_error, {"log": True}),
     ("Clip fraction", "clipped", lambda row: row.clip_fraction, {"shares": True}),
+    ("Clipped below (advantage < 0)", "clipped below", lambda row: row.clip_fraction_low, {"shares": True}),
+    ("Clipped above (advantage > 0)", "clipped above", lambda row: row.clip_fraction_high, {"shares": True}),
     ("Groups with equal rewards", "groups", lambda row: float(row.zero_std_groups), {}),
     ("Loss", "loss", lambda row: row.loss, {}),
 )
-OPTIONAL = {"Loss"}
+OPTIONAL = {"Loss", "Clipped below (advantage < 0)", "Clipped above (advantage > 0)"}
 
 
 def health(log: RunLog) -> Safe:

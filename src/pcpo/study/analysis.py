@@ -21,7 +21,7 @@ from pcpo.study.stats import LEVEL, compare_times, crossing, estimate, paired_di
 TIMES = ("iterations", "samples", "seconds")
 DEFAULT_TARGETS = Targets(share=[0.5, 0.8])
 CURVE = {"iteration", "reward_mean", "samples", "seconds"}
-DIAGNOSTICS = ("clip_fraction", "approx_kl", "grad_norm")
+DIAGNOSTICS = ("clip_fraction", "clip_fraction_low", "clip_fraction_high", "approx_kl", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _also(runs: Sequence[Run]) -> dict[str, Any]:
         if sum(name.startswith("rewards.") for name in figures) == 1:  # the reward itself once more
             figures = {name: value for name, value in figures.items() if not name.startswith("rewards.")}
         for name in DIAGNOSTICS:
-            known = [row[name] for row in rows if row[name] is not None]
+            known = [row[name] for row in rows if row.get(name) is not None]
             figures[name] = float(np.mean(known)) if known else None
         errors = [row["ratio_error"] for row in rows if row.get("ratio_error") is not None]
         figures["largest_ratio_error_before_the_first_update"] = max(errors, default=None)

@@ -261,6 +261,8 @@ def _update_figures(outcome: Outcome, trained: Tensor) -> dict[str, Any]:
         "steps": trained.tolist(),
         "loss": metrics.mean("loss"),
         "clip_fraction": metrics.mean("clipped"),
+        "clip_fraction_low": metrics.mean("clipped_low"),
+        "clip_fraction_high": metrics.mean("clipped_high"),
         "clip_fraction_per_step": metrics.per_step("clipped"),
         "approx_kl": metrics.mean("approx_kl"),
         "log_ratio_std_per_step": metrics.std_per_step("log_ratio"),

@@ -23,6 +23,8 @@ def test_clipped_says_where_the_gradient_is_zero(name):
     assert torch.equal(out.metrics["clipped"] == 1, (leaf.grad == 0) & (ADVANTAGE != 0))
     expected = [0, 0, 0, 0, 0] if OBJECTIVES[name].clips is None else [1, 0, 0, 1, 0]
     assert out.metrics["clipped"].tolist() == expected
+    assert out.metrics["clipped_high"].tolist() == [*expected[:2], 0, 0, 0]
+    assert out.metrics["clipped_low"].tolist() == [0, 0, *expected[2:4], 0]
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)

@@ -58,6 +58,7 @@ def test_selected_steps_are_the_trained_ones(trainer, trajectories, select):
     log = run(it)
     for event, rollout in zip(log.iterations, trajectories, strict=True):
         assert event.steps == rollout.steps.tolist() and len(event.steps) == 3 == len(event.clip_fraction_per_step)
+        assert event.clip_fraction_low + event.clip_fraction_high == pytest.approx(event.clip_fraction)
     if select == "first":
         assert {tuple(event.steps) for event in log.iterations} == {(0, 1, 2)} and log.credit.steps == [0, 1, 2]
     else:
