@@ -1,6 +1,8 @@
 """One row of pictures per arm of a study: what the runs of one seed draw at the end, from the same noises.
 
-python benchmarks/pictures.py runs/stability --output docs/results/stability/pictures.png
+    python benchmarks/pictures.py runs/stability --output docs/results/stability/pictures.png
+
+The study's runs must still have their evaluation pictures.
 """
 
 from __future__ import annotations

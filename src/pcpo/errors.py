@@ -86,6 +86,15 @@ class DistributedError(PCPOError):
 
     exit_code = 12
 
+    @classmethod
+    def gone(cls, error: BaseException, where: str) -> DistributedError:
+        """For what a collective raised because another process is no longer there."""
+        return cls(
+            f"another process of this run has ended or does not answer: {one_line(error)}",
+            where=where,
+            fix="look at what the others said first; then go on with --resume",
+        )
+
 
 class Interrupted(BaseException):
     """A run stopped by SIGINT (130) or SIGTERM (143), after its last finished iteration was saved.

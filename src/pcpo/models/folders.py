@@ -9,7 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pcpo.errors import ModelError, one_line
+from pcpo import hub
+from pcpo.errors import ModelError
 from pcpo.models.files import check_files
 
 EMBEDDED = {
@@ -122,16 +123,10 @@ def _header_from(path: str, data: Any) -> ModelHeader:
 
 
 def _hub_index(path: str) -> Any:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
 
     try:
-        if not isinstance(try_to_load_from_cache(path, "model_index.json"), str):
-            # asked once: the download tries for half a minute where there is no connection
-            get_hf_file_metadata(hf_hub_url(path, "model_index.json"), timeout=10)
+        hub.ask(path, "model_index.json")
         return json.loads(Path(hf_hub_download(path, "model_index.json")).read_text("utf-8"))
     except Exception as error:  # the hub client's HTTP library, and so its errors, differ between versions
-        raise ModelError(
-            f"neither a local folder nor reachable on the hub ({one_line(error)})",
-            where=f"model {path}",
-            fix="check the name, your connection and access, or download the model and pass its folder",
-        ) from None
+        raise hub.unreachable(ModelError, f"model {path}", error) from None

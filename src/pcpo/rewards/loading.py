@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 from collections.abc import Iterator
@@ -12,10 +11,12 @@ from typing import Any
 
 import torch
 
+from pcpo import hub
 from pcpo.errors import RewardError, one_line
 from pcpo.rewards.preprocess import Preprocess
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+FILES = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "model.safetensors")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -25,29 +26,11 @@ def is_local(name: str, where: str) -> bool:
         return True
     if not HUB_ID.fullmatch(name):
         raise RewardError("no such folder", where=where, fix="check the path, or give a hub id (owner/name)")
-    _ask_hub(name, where)
-    return False
-
-
-@functools.cache
-def _ask_hub(name: str, where: str) -> None:
-    """One question, where nothing of a model is cached: its download would be tried again for most of a minute."""
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    files = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "model.safetensors")
-    if constants.HF_HUB_OFFLINE or any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
-        return
     try:
-        get_hf_file_metadata(hf_hub_url(name, files[0]), timeout=10)
-    except EntryNotFoundError:  # the model is there; whoever needs the file says so
-        return
+        hub.ask(name, *FILES)
     except Exception as error:  # the hub client's HTTP library, and so its errors, differ between versions
-        raise RewardError(
-            f"neither a local folder nor reachable on the hub ({one_line(error)})",
-            where=where,
-            fix="check the name, your connection and access, or download the model and pass its folder",
-        ) from None
+        raise hub.unreachable(RewardError, where, error) from None
+    return False
 
 
 @contextmanager

@@ -287,11 +287,7 @@ def _meet(collective: Callable[[], Result]) -> Result:
     try:
         return collective()
     except RuntimeError as error:  # DistBackendError and DistNetworkError are of this class too
-        raise DistributedError(
-            f"another process of this run has ended or does not answer: {one_line(error)}",
-            where=f"process {dist.get_rank()}",
-            fix="look at what the others said first; then go on with --resume",
-        ) from error
+        raise DistributedError.gone(error, f"process {dist.get_rank()}") from error
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pcpo.errors import ConfigError, DistributedError, one_line
+from pcpo.errors import ConfigError, DistributedError
 from pcpo.trainer.config import Config
 
 BUCKET = 1 << 24  # numbers that DeepSpeed reduces at once; its own default takes 2 GB in every process
@@ -79,11 +79,7 @@ class ZeroAdamW:
         except RuntimeError as error:
             if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
-            raise DistributedError(
-                f"another process of this run has ended or does not answer: {one_line(error)}",
-                where=f"process {dist.get_rank()}, backward pass",
-                fix="look at what the others said first; then go on with --resume",
-            ) from error
+            raise DistributedError.gone(error, f"process {dist.get_rank()}, backward pass") from error
 
     def step(self) -> float:
         """Clip and update; the norm before clipping. Where that is not finite nothing is changed, in any process.
