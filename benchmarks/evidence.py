@@ -1,4 +1,4 @@
-"""Draws the studies whose results are kept in `docs/results`, and the tables of the evidence page.
+"""Draws the studies whose results are kept in `docs/results`, and the table on the page of each.
 
     python benchmarks/evidence.py                       # from what is kept
     python benchmarks/evidence.py --take main=runs/main # first keeps the finished cells of a study's folder
@@ -21,9 +21,7 @@ from pcpo.study.report import write_study_report
 from pcpo.study.tables import markdown_table, text_of
 
 ROOT = Path(__file__).parents[1] / "docs" / "results"
-PAGE = ROOT / "evidence.md"
-BEGIN, END = "<!-- tables: benchmarks/evidence.py -->\n", "<!-- end of tables -->\n"
-STUDIES = ("main", "ladder", "steps", "stability", "precision")
+BEGIN, END = "<!-- table: benchmarks/evidence.py -->\n", "<!-- end of table -->\n"
 
 
 def study_table(figures: Mapping[str, Any]) -> str:
@@ -62,18 +60,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in parser.parse_args(argv).take:
         name, _, folder = part.partition("=")
         print(f"{name}: {write_archive(Path(folder), ROOT / name)} cells kept")
-    parts = []
-    for name in STUDIES:
-        folder = ROOT / name
-        if not (folder / "cells").is_dir():
-            continue
+    for folder in sorted(page.parent for page in ROOT.glob("*/README.md")):
         write_study_report(folder)
         figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
-        done = f"{figures['cells']['finished']} of {figures['planned']} cells"
-        parts.append(f"### {name}: {done} ([all figures]({name}/report/report.md))\n\n{study_table(figures)}\n")
-    text = PAGE.read_text("utf-8")
+        done = f"{figures['cells']['finished']} of {figures['planned']} cells are finished."
+        fill(folder / "README.md", f"{done}\n\n{study_table(figures)}")
+
+
+def fill(page: Path, table: str) -> None:
+    """Put the table between the page's two marks."""
+    text = page.read_text("utf-8")
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    write_text_atomic(PAGE, f"{before}\n{''.join(parts)}{after}")
+    write_text_atomic(page, f"{before}\n{table}\n{after}")
 
 
 if __name__ == "__main__":

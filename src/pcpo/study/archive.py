@@ -13,7 +13,7 @@ from typing import Any
 from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.errors import RunFolderError
 from pcpo.study.matched_table import MATCHED, REPORT, read_matched
-from pcpo.study.results import RESULTS, read_results
+from pcpo.study.results import RESULTS, parse_results, read_results
 from pcpo.study.runner import STUDY_FILE, open_study
 
 DIGITS = 6
@@ -23,8 +23,7 @@ def write_archive(output: Path, target: Path) -> int:
     """Write the study file and every finished cell's results to `target`, floats with six digits; returns how many.
 
     Cells that `target` has already, and this study has not finished, stay; so does what it has of other models and
-    rewards at matched reward. Raises RunFolderError when `output` holds no
-    study or `target` is the same folder.
+    rewards at matched reward. Raises RunFolderError when `output` holds no study or `target` is the same folder.
     """
     if output.resolve() == target.resolve():
         raise RunFolderError("is the study's own folder", where=str(target), fix="name another folder")
@@ -34,11 +33,22 @@ def write_archive(output: Path, target: Path) -> int:
     for cell, results in finished:
         config = cell.config.model_dump(mode="json")
         config["run"]["output"] = None  # a place on this machine
-        text = json.dumps(rounded({**results, "config": config}), separators=(",", ":"), allow_nan=False)
-        write_text_atomic(target / "cells" / cell.name / RESULTS, text + "\n")
+        content = rounded({**results, "config": config})
+        kept = target / "cells" / cell.name / RESULTS
+        if not _holds(kept, content):
+            text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+            write_text_atomic(kept, text + "\n")
     if matched := read_matched(output / REPORT):
         write_json_atomic(target / REPORT / MATCHED, read_matched(target / REPORT) | rounded(matched))
     return len(finished)
+
+
+def _holds(path: Path, content: dict[str, Any]) -> bool:
+    """Whether the file says that already, perhaps without fields that came later: it is then left as it is."""
+    try:
+        return bool(rounded(parse_results(path)) == content)
+    except RunFolderError:
+        return False
 
 
 def rounded(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pcpo.cli.main import app
 from pcpo.errors import RunFolderError
-from pcpo.study.archive import rounded
+from pcpo.study.archive import rounded, write_archive
 from pcpo.study.results import read_results
 from pcpo.study.runner import open_study, run_study
 
@@ -38,6 +38,26 @@ def test_an_archive_holds_the_figures_and_no_place(finished):
         assert kept["evaluations"] == rounded(full["evaluations"])
         assert len(kept["iterations"]) == len(full["iterations"]) == 2
     assert rounded({"a": [1.23456789, 1234567.0, 3], "b": None}) == {"a": [1.23457, 1234570.0, 3], "b": None}
+
+
+def without(path, field):
+    """Takes a field away from a cell's iterations, as if it had been written before there was one."""
+    content = json.loads(path.read_text())
+    for row in content["iterations"]:
+        del row[field]
+    path.write_text(json.dumps(content))
+
+
+def test_archived_again_a_cell_is_rewritten_only_where_it_says_something_else(finished, tmp_path):
+    out, archive = shutil.copytree(finished / "out", tmp_path / "out"), tmp_path / "archive"
+    older, other = (f"cells/m--colorfulness--{arm}--0/results.json" for arm in ("native", "pcpo"))
+    without(out / older, "clip_fraction_low")
+    write_archive(out, archive)
+    without(archive / older, "clip_fraction_low")
+    before, good = (archive / older).read_text(), (archive / other).read_text()
+    (archive / other).write_text(good.replace('"seed":0', '"seed":1'))
+    assert write_archive(out, archive) == 2
+    assert (archive / older).read_text() == before and (archive / other).read_text() == good
 
 
 def test_an_archive_is_reported_on(finished, tmp_path):
