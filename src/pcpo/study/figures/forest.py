@@ -1,4 +1,4 @@
-"""Iterations to a target over the baseline's, of every model, reward and target: one row each."""
+"""Iterations to a target over the baseline's: a row per target, under its model and reward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 from pcpo.study.figures.style import bar, new_figure, palette, plain, save
 
 BAND = (0.71, 0.80)  # 20 to 29 % fewer epochs, as 2509.25774 reports
-TICKS = (0.2, 0.3, 0.4, 0.5, 0.71, 0.8, 1, 1.5, 2, 3)
+TICKS = (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)
+
+HEIGHT = 0.31  # inches of two arms
+BESIDE = ("axes fraction", "data")
 
 
 def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path, arms: Iterable[str] | None = None) -> Path | None:
@@ -25,7 +28,7 @@ def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path, arms: Iterable[
     rows = [(group, target) for group in groups for target in group["targets"]]
     if not rows or not names:
         return None
-    figure = new_figure(9, 0.5 + 0.2 * len(rows) * max(len(names), 2) + 0.25 * len(groups) + 0.6)
+    figure = new_figure(9, 1.1 + HEIGHT * (len(rows) * max(len(names), 2) / 2 + len(groups)))
     axis = figure.subplots()
     axis.axvspan(*BAND, color="#56b4e9", alpha=0.2, linewidth=0, label="20 to 29 % fewer, as in 2509.25774")
     axis.axvline(1, color="#777777", linewidth=1)
@@ -33,16 +36,18 @@ def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path, arms: Iterable[
     ticks, y, last = [], 0.0, None
     for group, target in rows:
         if group is not last:
-            y += 0.5 if last is not None else 0.0
+            y += 1.0 if last is not None else 0.6
             last = group
+            title = f"{group['model']}, {group['reward'].replace('_', ' ')}"
+            axis.annotate(
+                title, (-0.01, y - 0.75), xycoords=BESIDE, fontsize=8.5, weight="bold", ha="right", va="center"
+            )
         used = [name for name in names if name in target["against_baseline"]]
         for place, name in enumerate(used):
             _ratio(
-                axis, y + (place - (len(used) - 1) / 2) * 0.7 / max(len(used), 1), group, target, name, colours, marks
+                axis, y + (place - (len(used) - 1) / 2) * 0.75 / max(len(used), 1), group, target, name, colours, marks
             )
-        ticks.append(
-            (y, f"{group['model']}, {group['reward']}, {target['label']}".replace(" of the baseline's rise", ""))
-        )
+        ticks.append((y, target["label"].replace(" of the baseline's rise", "")))
         y += 1
     for name in names:
         axis.plot([], [], marks[name], color=colours[name], label=name)
@@ -87,4 +92,4 @@ def _ratio(
     text = f"{own['reached']}/{own['runs']} against {base['reached']}/{base['runs']}"
     if found["mean"] is None:
         text += ": none" if not own["reached"] and not base["reached"] else ": too few seeds"
-    axis.annotate(text, (1.01, y), xycoords=("axes fraction", "data"), fontsize=7.5, va="center", color=colours[arm])
+    axis.annotate(text, (1.01, y), xycoords=BESIDE, fontsize=7, va="center", color=colours[arm])
