@@ -26,6 +26,10 @@ def run(
         list[Path] | None,
         typer.Option("--reuse", help="a study's folder or archive: cells with the same settings take over its results"),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="AXIS=VALUES", help="these cells only, such as seed=0,1; may be repeated"),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run cells that failed once more")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="failures only")] = False,
 ) -> None:
@@ -37,7 +41,9 @@ def run(
     from pcpo.errors import PCPOError
     from pcpo.study.runner import run_study
 
-    outcome = run_study(file, output, shard=shard_name, reuse=reuse or [], retry_failed=retry_failed, quiet=quiet)
+    outcome = run_study(
+        file, output, shard=shard_name, reuse=reuse or [], only=only or [], retry_failed=retry_failed, quiet=quiet
+    )
     if outcome.failed:
         raise PCPOError(
             f"{len(outcome.failed)} cells failed, the first is {outcome.failed[0]}",

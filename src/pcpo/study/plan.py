@@ -7,7 +7,7 @@ the base, the model, the reward and the arm. So a `set` beats every preset, and 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError, model_validator
 
-from pcpo.errors import ConfigError, PCPOError
+from pcpo.errors import ConfigError, PCPOError, unknown_name
 from pcpo.trainer.config import Config, Section
 from pcpo.trainer.configfile import apply_overrides, explain, merge, read_source, read_yaml, validate
 from pcpo.trainer.runfolder import flat
@@ -213,6 +213,28 @@ def make_cells(study: Study, output: Path) -> list[Cell]:
     if not cells:
         raise ConfigError("no cell is left", where="only, skip", fix="loosen the filters")
     return cells
+
+
+def narrow(study: Study, cells: Sequence[Cell], only: Sequence[str]) -> list[Cell]:
+    """The cells that every filter `AXIS=VALUE,VALUE` lets through; AXIS is model, reward, arm or seed.
+
+    Raises ConfigError for an axis or a value that the study has not, and when no cell is left.
+    """
+    for text in only:
+        axis, _, values = text.partition("=")
+        if axis not in AXES or not values:
+            raise ConfigError(
+                f"{text!r} is no filter", where="--only", fix=f"write AXIS=VALUE,VALUE with one of {', '.join(AXES)}"
+            )
+        named = values.split(",")
+        known = {"seed": study.seeds, "model": study.models, "reward": study.rewards, "arm": study.arms}[axis]
+        for value in named:
+            if value not in map(str, known):
+                raise unknown_name(f"{axis} of this study", value, map(str, known))
+        cells = [cell for cell in cells if str(getattr(cell, axis)) in named]
+    if not cells:
+        raise ConfigError("no cell is left", where="--only", fix="loosen the filters")
+    return list(cells)
 
 
 def _cell(study: Study, output: Path, model: str, reward: str, arm: str, seed: int) -> Cell:

@@ -18,7 +18,7 @@ from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.errors import PCPOError, RunFolderError
 from pcpo.observe.console import Console
 from pcpo.study import claims
-from pcpo.study.plan import Cell, Study, load_study, make_cells, refusals
+from pcpo.study.plan import Cell, Study, load_study, make_cells, narrow, refusals
 from pcpo.study.progress import Progress, iterations_logged
 from pcpo.study.results import collect, read_results, write_results, write_table
 from pcpo.study.reuse import check_taken_over, take_over
@@ -52,6 +52,7 @@ def run_study(
     *,
     shard: str = "",
     reuse: Sequence[Path] = (),
+    only: Sequence[str] = (),
     retry_failed: bool = False,
     quiet: bool = False,
 ) -> Outcome:
@@ -59,10 +60,11 @@ def run_study(
 
     Every cell's settings, model header, prompts and rewards are checked before the first one starts. Raises PCPOError
     that names a refused cell. `shard` labels this runner's claims; `reuse` names studies or archives whose results are
-    taken over by cells with the same settings.
+    taken over by cells with the same settings; `only` are filters as `narrow` reads them: other cells are left alone.
     """
     study, output = load_study(file), Path(output)
-    cells = make_cells(study, output)
+    every = make_cells(study, output)
+    cells = narrow(study, every, only)
     check(cells, output)
     text = Path(file).read_text("utf-8")
     write_text_atomic(output / STUDY_FILE, text)
@@ -77,7 +79,7 @@ def run_study(
                 break
             tried.add(cell.name)
             _run_claimed(cell, claim, output, outcome, progress)
-            write_table(collect(cells), output / "results.csv")
+            write_table(collect(every), output / "results.csv")
         outcome.elsewhere = [cell.name for cell in cells if state(cell, output) == "running"]
         progress.end(outcome.finished, outcome.failed, outcome.elsewhere)
     return outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pcpo.errors import ConfigError, PCPOError
-from pcpo.study.plan import Study, load_study, make_cells, nested
+from pcpo.study.plan import Study, load_study, make_cells, narrow, nested
 from pcpo.study.runner import check
 from pcpo.trainer.configfile import load_config
 
@@ -67,6 +67,24 @@ def test_filters_and_arms_of_a_model():
     assert [(c.model, c.arm, c.seed) for c in only] == [("m2", "b", 0), ("m1", "a", 1), ("m2", "b", 1)]
     with pytest.raises(ConfigError, match="no cell is left"):
         cells(skip=[{"seed": [0]}])
+
+
+def test_a_runner_takes_only_the_cells_that_it_is_told():
+    whole = study(arms={"a": None, "b": None}, seeds=[0, 1, 10])
+    every = make_cells(whole, Path("out"))
+    assert narrow(whole, every, []) == every
+    assert [(c.arm, c.seed) for c in narrow(whole, every, ["seed=1,10", "arm=b"])] == [("b", 1), ("b", 10)]
+    for text, message in (
+        ("seed", "'seed' is no filter -> write AXIS=VALUE,VALUE"),
+        ("sede=1", "'sede=1' is no filter"),
+        ("arm=", "'arm=' is no filter"),
+        ("arm=c", "unknown arm of this study 'c'"),
+        ("seed=2", "unknown seed of this study '2'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            narrow(whole, every, [text])
+    with pytest.raises(ConfigError, match="no cell is left"):
+        narrow(whole, every, ["seed=1", "seed=10"])
 
 
 def test_settings_are_read_from_lists_and_dotted_keys():

@@ -62,10 +62,12 @@ def start(path, output, *arguments):
 
 def test_a_study_is_run_skipped_and_extended(study_file, tmp_path, capsys):
     path, out = study_file(), tmp_path / "out"
+    outcome = run_study(path, out, only=["arm=pcpo", "seed=1"])
+    assert outcome.finished == ["m--colorfulness--pcpo--1"] and "1 of 1 cells are done" in capsys.readouterr().out
     outcome = run_study(path, out)
     said = capsys.readouterr().out
     assert "pcpo: credit.schedule native -> uniform, objective.name ppo_clip -> matching" in said
-    assert len(outcome.finished) == 4 and "4 of 4 cells are done" in said
+    assert len(outcome.finished) == 3 and "4 of 4 cells are done" in said
 
     cells = open_study(out)[1]
     alone = cells[3].config.model_dump(mode="json")
