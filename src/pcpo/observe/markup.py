@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Union
 
-VOID = frozenset({"br", "img", "input", "meta"})
+VOID = frozenset({"br", "img", "input", "meta", "wbr"})
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -35,8 +36,13 @@ def _setting(value: Any) -> str:
 
 def words_table(rows: Mapping[str, str]) -> Safe:
     """A table of two columns."""
-    lines = [element("tr", element("th", key, scope="row"), element("td", value)) for key, value in rows.items()]
+    lines = [element("tr", element("th", _breakable(key), scope="row"), element("td", v)) for key, v in rows.items()]
     return element("table", element("tbody", lines), class_="pairs-of-words")
+
+
+def _breakable(key: str) -> Safe:
+    """A dotted key that a narrow column breaks behind a dot or an underscore first."""
+    return join([part, element("wbr")] if part in "._" else part for part in re.split(r"([._])", key) if part)
 
 
 def settings(log: RunLog) -> Safe:
