@@ -46,7 +46,7 @@ def write_archive(output: Path, target: Path) -> int:
 def _holds(path: Path, content: dict[str, Any]) -> bool:
     """Whether the file says that already, perhaps without fields that came later: it is then left as it is."""
     try:
-        return bool(rounded(parse_results(path)) == content)
+        return rounded(parse_results(path)) == content
     except RunFolderError:
         return False
 

@@ -157,6 +157,10 @@ class Study(Section):
             raise ValueError("seeds: one is given twice")
         return self
 
+    def values_of(self, axis: str) -> list[Any]:
+        """The seeds, or the names of the models, rewards or arms, in the file's order."""
+        return list({"seed": self.seeds, "model": self.models, "reward": self.rewards, "arm": self.arms}[axis])
+
     def arms_of(self, model: str) -> list[str]:
         """The arms of a model, in the file's order."""
         chosen = self.models[model].arms
@@ -200,9 +204,8 @@ def make_cells(study: Study, output: Path) -> list[Cell]:
 
     Raises PCPOError that names the cell whose settings are refused, or ConfigError when no cell is left.
     """
-    names = {"seed": study.seeds, "model": study.models, "reward": study.rewards, "arm": study.arms}
     cells = []
-    for values in itertools.product(*(names[axis] for axis in study.order)):
+    for values in itertools.product(*(study.values_of(axis) for axis in study.order)):
         place: dict[str, Any] = dict(zip(study.order, values, strict=True))
         if place["arm"] not in study.arms_of(place["model"]):
             continue
@@ -227,10 +230,10 @@ def narrow(study: Study, cells: Sequence[Cell], only: Sequence[str]) -> list[Cel
                 f"{text!r} is no filter", where="--only", fix=f"write AXIS=VALUE,VALUE with one of {', '.join(AXES)}"
             )
         named = values.split(",")
-        known = {"seed": study.seeds, "model": study.models, "reward": study.rewards, "arm": study.arms}[axis]
+        known = [str(value) for value in study.values_of(axis)]
         for value in named:
-            if value not in map(str, known):
-                raise unknown_name(f"{axis} of this study", value, map(str, known))
+            if value not in known:
+                raise unknown_name(f"{axis} of this study", value, known)
         cells = [cell for cell in cells if str(getattr(cell, axis)) in named]
     if not cells:
         raise ConfigError("no cell is left", where="--only", fix="loosen the filters")
