@@ -18,7 +18,8 @@ from pcpo.evaluation.matched import MatchedRun, check_matched, find_match, quali
 from pcpo.evaluation.measure import Evaluation
 from pcpo.evaluation.sampling import DEFAULT, Placement
 from pcpo.evaluation.tables import matched_json, print_evaluations, print_matches, to_json
-from pcpo.models import folders
+from pcpo.models.folders import EMBEDDED as EMBEDDED_MODELS
+from pcpo.models.folders import same_model
 from pcpo.observe.console import Console
 from pcpo.rewards.registry import REWARDS, load_reward
 from pcpo.trainer.config import Config
@@ -65,25 +66,26 @@ def run(request: Request) -> dict[str, Any]:
     for name in references:
         if name != BASE:
             check_source(name)
+    bases = _bases(request.sources, configs) if BASE in references else []
     sampling = _sampling(request, configs)
     others = None if request.target is None else _held_out(request, sampling, configs)
     transformers_logging.disable_progress_bar()
     rewards = _rewards(request.rewards, configs)
     features = [load_features(name) for name in dict.fromkeys(request.features)]
     with Console(request.quiet) as console:
-        if EMBEDDED in request.features and any(c.model.path not in folders.EMBEDDED for c in configs):
+        if EMBEDDED in request.features and any(c.model.path not in EMBEDDED_MODELS for c in configs):
             console.warn("emoji_clip knows emoji only; choose --features for other pictures")
         work = sum(s.work for s in (sampling, others) if s is not None)
-        with console.task("sampling", work * (sampled + (BASE in references))) as advance:
+        with console.task("sampling", work * (sampled + len(bases))) as advance:
             measured = features, rewards, references, advance, replace(request.placement, runs=tuple(configs))
             first = Comparer(sampling, *measured)
             if request.target is None:
-                tables = {"": _evaluate(first, request.sources, configs)}
+                tables = {"": [*map(first.evaluate_base, bases), *map(first.evaluate, request.sources)]}
                 document = to_json(sampling, tables[""])
             else:
                 second = None if others is None else Comparer(others, *measured)
                 runs = quality_at_matched_reward(request.sources, request.target, first, second)
-                tables = _matched_tables(runs, first, second, configs)
+                tables = _matched_tables(runs, first, second, bases)
                 document = matched_json(runs, request.target, sampling, others)
     if request.output is not None:
         write_json_atomic(request.output, document)
@@ -95,14 +97,14 @@ def run(request: Request) -> dict[str, Any]:
     return document
 
 
-def _evaluate(comparer: Comparer, sources: Sequence[str], configs: Sequence[Config]) -> list[Evaluation]:
-    """The base model of the runs, where it is a reference, and every source."""
-    bases = {c.model.path: c for c in configs} if BASE in comparer.references else {}
-    return [comparer.evaluate_base(c) for c in bases.values()] + [comparer.evaluate(source) for source in sources]
+def _bases(sources: Sequence[str], configs: Sequence[Config]) -> list[Config]:
+    """A run for every base model to measure beside the sources: not for one that is a source itself."""
+    bases = {c.model.path: c for c in configs}
+    return [c for path, c in bases.items() if not any(same_model(path, source) for source in sources)]
 
 
 def _matched_tables(
-    runs: Sequence[MatchedRun], training: Comparer, others: Comparer | None, configs: Sequence[Config]
+    runs: Sequence[MatchedRun], training: Comparer, others: Comparer | None, bases: Sequence[Config]
 ) -> dict[str, list[Evaluation]]:
     """Title -> rows, the base models first."""
     tables = {}
@@ -111,7 +113,7 @@ def _matched_tables(
         ("held-out prompts", others, [run.held_out for run in runs]),
     ):
         if comparer is not None:
-            tables[title] = [*_evaluate(comparer, [], configs), *(row for row in rows if row is not None)]
+            tables[title] = [*map(comparer.evaluate_base, bases), *(row for row in rows if row is not None)]
     return tables
 
 

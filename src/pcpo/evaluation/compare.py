@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,11 @@ class Comparer:
     _others: dict[str, Reference] = field(default_factory=dict)
 
     def evaluate(self, source: str) -> Evaluation:
-        """A run folder, a model or a folder of pictures."""
-        return self.measure(self._pictures(source), run_config(split_source(source)[0]))
+        """A run folder, a model or a folder of pictures; a model that a run beside it was tuned from is its base."""
+        config = run_config(split_source(source)[0])
+        if config is None and (run := self.placement.tuned_from(source)) is not None:
+            return self.measure(replace(self._base(run)[0], name=source), run)
+        return self.measure(self._pictures(source), config)
 
     def evaluate_run(self, run: Path, config: Config, weights: Path, name: str) -> Evaluation:
         """A run with the tuned weights saved in `weights`: a folder that `save_tuned` wrote, or a checkpoint."""

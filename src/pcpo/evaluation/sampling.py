@@ -51,10 +51,13 @@ class Placement:
     resolution: int | None = None
     runs: tuple[Config, ...] = ()
 
+    def tuned_from(self, path: str) -> Config | None:
+        """The first of the runs that was tuned from a model; None for a model of its own."""
+        return next((run for run in self.runs if same_model(run.model.path, path)), None)
+
     def load(self, path: str, config: Config | None = None) -> Adapter:
         """The base model of a run, or of none, placed so. Raises ConfigError for a device that is not there."""
-        if config is None:
-            config = next((run for run in self.runs if same_model(run.model.path, path)), None)
+        config = config or self.tuned_from(path)
         run = config.run if config else None
         device = "cpu" if run and run.device == "cpu" and self.device == "auto" else self.device
         precision = self.precision or (run.precision if run else "fp32")

@@ -146,6 +146,16 @@ def test_the_command_writes_what_it_prints(finished, tmp_path, capsys):
     assert len(read_events(finished / "events.jsonl").evaluations) == 3
 
 
+def test_a_base_model_that_is_a_source_is_measured_once_and_in_its_place(finished):
+    base = _config(finished).model.path
+    for sources in ([base, str(finished)], [str(finished), base]):
+        request = Request(sources, count=1, steps=2, rewards=[], quiet=True)
+        rows = run(request)["evaluations"]
+        assert [row["name"] for row in rows] == sources
+        frechet = {row["name"]: row["features"][0]["distances"][0]["frechet"] for row in rows}
+        assert frechet[base] == pytest.approx(0, abs=1e-6) and frechet[str(finished)] > 1e-6
+
+
 def test_sampling_does_not_depend_on_the_batch(finished):
     adapter = load_for_sampling(str(finished))
     sets = [
