@@ -78,11 +78,13 @@ def _by_step(rows: Rows) -> dict[int, float]:
 
 
 def unevenness(result: Result) -> dict[str, float]:
-    """How uneven the steps of a run are: the largest gradient share, and the clip fraction's spread over its mean."""
+    """How uneven the steps are: the largest share of gradient and of its variance, and the clip fraction's spread.
+
+    The spread is the standard deviation over the steps, relative to the mean.
+    """
     run = _one_run(result)
-    found = {}
-    if "share" in run:
-        found["largest_gradient_share"] = max(run["share"].values())
+    largest = {"share": "largest_gradient_share", "variance": "largest_variance_share"}
+    found = {name: max(run[key].values()) for key, name in largest.items() if key in run}
     clipped = list(run.get("clip_fraction", {}).values())
     if len(clipped) > 1 and np.mean(clipped) > 0:
         found["clip_fraction_spread_over_steps"] = float(np.std(clipped) / np.mean(clipped))

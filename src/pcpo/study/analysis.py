@@ -15,7 +15,7 @@ import numpy as np
 
 from pcpo.study.along import along, collapsed, over_iterations, per_step, unevenness
 from pcpo.study.plan import Study, Targets
-from pcpo.study.results import columns
+from pcpo.study.results import columns, pace
 from pcpo.study.stats import LEVEL, compare_times, crossing, estimate, paired_difference, restricted
 
 TIMES = ("iterations", "samples", "seconds")
@@ -26,7 +26,10 @@ DIAGNOSTICS = ("clip_fraction", "clip_fraction_low", "clip_fraction_high", "appr
 
 @dataclass(frozen=True)
 class Run:
-    """One finished cell: evaluation reward [E] at iterations, samples and seconds of training [E]."""
+    """One finished cell: evaluation reward [E] at iterations, samples and seconds of training [E].
+
+    Seconds are iterations times the median iteration's: what a run takes where it is not held up.
+    """
 
     seed: int
     times: Mapping[str, list[float]]
@@ -63,8 +66,12 @@ def _runs(results: Sequence[Mapping[str, Any]], model: str, reward: str, arm: st
             continue
         rows = [row for row in cell["evaluations"] if row["reward_mean"] is not None]
         if len(rows) > 1:
-            names = dict(zip(TIMES, ("iteration", "samples", "seconds"), strict=True))
-            times = {axis: [float(row[name]) for row in rows] for axis, name in names.items()}
+            iterations = [float(row["iteration"]) for row in rows]
+            times = {
+                "iterations": iterations,
+                "samples": [float(row["samples"]) for row in rows],
+                "seconds": [pace(cell) * place for place in iterations],
+            }
             runs.append(Run(cell["seed"], times, [row["reward_mean"] for row in rows], cell))
     return runs
 
@@ -136,7 +143,7 @@ def _also(runs: Sequence[Run]) -> dict[str, Any]:
         errors = [row["ratio_error"] for row in rows if row.get("ratio_error") is not None]
         figures["largest_ratio_error_before_the_first_update"] = max(errors, default=None)
         figures |= unevenness(run.results)
-        figures["seconds_per_iteration"] = run.results["seconds"] / len(rows)
+        figures["seconds_per_iteration"] = pace(run.results)
         for name, value in figures.items():
             if isinstance(value, float | int):
                 values.setdefault(name, []).append(float(value))

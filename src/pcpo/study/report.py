@@ -39,7 +39,8 @@ READING = """\
 - Collapsed: at both of the last two evaluations more than a fifth of the diversity is gone, or the reward is below its
   best by more than half of its standard deviation among pictures at the start, or a held-out reward is below its start
   by more than two of its standard deviations among prompts there.
-- Seconds are those of training (rollouts, rewards, updates), and depend on what else the machine was doing.
+- Seconds are those of training (rollouts, rewards, updates): iterations times the run's median iteration, so that a
+  pause does not count. They still depend on the machine, and on what it did beside the run all along.
 """
 FOREST = "iterations-to-target.png"
 CAPTIONS = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import pstdev
+from statistics import median, pstdev
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
@@ -107,14 +107,20 @@ def _totals(log: RunLog) -> tuple[dict[int, float], dict[int, int]]:
     seconds: dict[int, float] = {}
     total = 0.0
     for event in log.iterations:
-        total += training_seconds(event)
+        total += training_seconds(event.seconds)
         seconds[event.iteration] = total
     return seconds, {event.iteration: event.samples or 0 for event in log.iterations}
 
 
-def training_seconds(event: Iteration) -> float:
-    """Time of one iteration's rollouts, rewards and updates."""
-    return sum(value for name, value in event.seconds.items() if name not in NOT_TRAINING and value is not None)
+def training_seconds(parts: Mapping[str, float | None]) -> float:
+    """Time of one iteration's rollouts, rewards and updates, from the times of all its parts."""
+    return sum(value for name, value in parts.items() if name not in NOT_TRAINING and value is not None)
+
+
+def pace(results: Mapping[str, Any]) -> float:
+    """Training seconds of a typical iteration: the median, so that a pause of the machine is not the run's."""
+    known = [seconds for row in results["iterations"] if (seconds := training_seconds(row.get("seconds") or {})) > 0]
+    return median(known) if known else results["seconds"] / len(results["iterations"])
 
 
 def write_results(cell: Cell) -> dict[str, Any]:

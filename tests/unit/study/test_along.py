@@ -55,7 +55,7 @@ def test_means_by_step_over_probes_iterations_and_seeds():
         "n": 0,
     }
     assert unevenness(result(clip=(0.1, 0.2))) == pytest.approx(
-        {"largest_gradient_share": 0.7, "clip_fraction_spread_over_steps": 0.0}
+        {"largest_gradient_share": 0.7, "largest_variance_share": 0.75, "clip_fraction_spread_over_steps": 0.0}
     )
 
 

@@ -37,9 +37,9 @@ def cell(arm, seed, slope, complete=True, length=10, pace=2.0, start=10.0):
         {"iteration": n, "samples": 4 * n, "seconds": pace * n, "reward_mean": start + slope * n, "reward_std": 1.0}
         for n in places
     ]
-    rows = [
-        {"clip_fraction": 0.25, "approx_kl": None, "grad_norm": 2.0, "ratio_error": n * 1e-3} for n in range(length)
-    ]
+    spent = {"rollout": 0.25 * pace, "update": 0.75 * pace, "probe": 7.0, "total": 7.0 + pace}
+    row = {"clip_fraction": 0.25, "approx_kl": None, "grad_norm": 2.0, "seconds": spent}
+    rows = [{**row, "ratio_error": n * 1e-3} for n in range(length)]
     return {
         "model": "m",
         "reward": "colorfulness",
@@ -106,6 +106,18 @@ def test_times_are_cut_where_the_first_failing_run_ended():
     assert fast["times"]["seconds"][0] == pytest.approx(36.0) and fast["restricted_mean"]["seconds"]["mean"] == 20.0
     against = thirteen["against_baseline"]["fast"]["iterations"]
     assert (against["both"], against["only_arm"]) == (2, 1) and against["ratio"]["mean"] == pytest.approx(2.0)
+
+
+def test_a_pause_is_not_the_runs():
+    results = [cell(arm, seed, 1.0, pace=3.0) for arm in ("base", "fast") for seed in range(3)]
+    results[0]["iterations"][4]["seconds"] = {"rollout": 4000.0, "update": 2.0, "total": 4002.0}
+    results[0]["seconds"] += 4000.0
+    for evaluation in results[0]["evaluations"][1:]:
+        evaluation["seconds"] += 4000.0
+    found = group(results)
+    assert found["arms"]["base"]["also"]["seconds_per_iteration"]["mean"] == pytest.approx(3.0)
+    against = found["targets"][0]["against_baseline"]["fast"]
+    assert against["seconds"]["ratio"]["high"] == pytest.approx(1.0)
 
 
 def test_unfinished_cells_are_left_out_and_longer_runs_are_cut():
