@@ -1,4 +1,4 @@
-"""Draws the studies whose results are kept in `docs/results`, and the table on the page of each.
+"""Draws the studies whose results are kept in `docs/results`, and the tables on the page of each.
 
     python benchmarks/evidence.py                       # from what is kept
     python benchmarks/evidence.py --take main=runs/main # first keeps the finished cells of a study's folder
@@ -10,24 +10,47 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pcpo.data.files import write_text_atomic
 from pcpo.observe.numbers import number
+from pcpo.study.analysis import analyse
 from pcpo.study.archive import write_archive
 from pcpo.study.report import write_study_report
+from pcpo.study.results import collect
+from pcpo.study.runner import open_study
 from pcpo.study.tables import markdown_table, text_of
 
 ROOT = Path(__file__).parents[1] / "docs" / "results"
-BEGIN, END = "<!-- table: benchmarks/evidence.py -->\n", "<!-- end of table -->\n"
+# what lies between is written here: every arm of the study, or one arm against another
+MARKS = re.compile(
+    r"(<!-- table: benchmarks/evidence\.py(?: (?P<arm>\S+) against (?P<baseline>\S+))? -->\n)"
+    r".*?(<!-- end of table -->\n)",
+    re.DOTALL,
+)
 
 
-def study_table(figures: Mapping[str, Any]) -> str:
+def study_table(folder: Path) -> str:
     """A row per model, reward and arm: reward at the end, and iterations to the targets over the baseline's."""
+    figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
     head = ("model, reward", "arm", "seeds", "reward at the end", "minus the baseline's", "iterations / baseline's")
-    return markdown_table(head, [row for group in figures["groups"] for row in _rows(group)])
+    table = markdown_table(head, [row for group in figures["groups"] for row in _rows(group)])
+    return f"{figures['cells']['finished']} of {figures['planned']} cells are finished.\n\n{table}"
+
+
+def pair_table(folder: Path, arm: str, baseline: str) -> str:
+    """A row per model and reward that has both arms: one against the other."""
+    study, cells = open_study(folder, baseline)
+    rows = []
+    for group in analyse(study, collect(cells))["groups"]:
+        if baseline in group["arms"] and arm in group["arms"]:
+            minus = text_of(group["arms"][arm]["end_against_baseline"])
+            targets = "; ".join(_targets(group, arm)) or "no target reached by both"
+            rows.append((f"{group['model']}, {group['reward'].replace('_', ' ')}", minus, targets))
+    return markdown_table(("model, reward", f"{arm} minus {baseline} at the end", f"iterations / {baseline}'s"), rows)
 
 
 def _rows(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
@@ -62,16 +85,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{name}: {write_archive(Path(folder), ROOT / name)} cells kept")
     for folder in sorted(page.parent for page in ROOT.glob("*/README.md")):
         write_study_report(folder)
-        figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
-        done = f"{figures['cells']['finished']} of {figures['planned']} cells are finished."
-        fill(folder / "README.md", f"{done}\n\n{study_table(figures)}")
+        fill(folder)
 
 
-def fill(page: Path, table: str) -> None:
-    """Put the table between the page's two marks."""
-    text = page.read_text("utf-8")
-    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    write_text_atomic(page, f"{before}\n{table}\n{after}")
+def fill(folder: Path) -> None:
+    """Put the tables between the marks of a study's page."""
+
+    def table(mark: re.Match[str]) -> str:
+        made = study_table(folder) if mark["arm"] is None else pair_table(folder, mark["arm"], mark["baseline"])
+        return f"{mark[1]}\n{made}\n{mark[4]}"
+
+    page = folder / "README.md"
+    write_text_atomic(page, MARKS.sub(table, page.read_text("utf-8")))
 
 
 if __name__ == "__main__":

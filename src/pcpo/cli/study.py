@@ -61,11 +61,16 @@ def status(output: Annotated[Path, typer.Argument(help="the study's folder")]) -
 
 
 @app.command("report")
-def report(output: Annotated[Path, typer.Argument(help="the study's folder")]) -> None:
+def report(
+    output: Annotated[Path, typer.Argument(help="the study's folder")],
+    baseline: Annotated[
+        str | None, typer.Option(help="compare with this arm, in report-BASELINE/", show_default="the study's baseline")
+    ] = None,
+) -> None:
     """Write figures, tables and numbers of the finished cells to the folder's report/."""
     from pcpo.study.report import write_study_report
 
-    typer.echo(write_study_report(output))
+    typer.echo(write_study_report(output, baseline))
 
 
 @app.command("archive")

@@ -51,6 +51,13 @@ def summary(group: Mapping[str, Any]) -> dict[str, Any]:
     return {**group, "iterations": iterations, "figures": found}
 
 
+def against(group: Mapping[str, Any], baseline: str) -> Mapping[str, Any]:
+    """A group with every arm's difference from another arm; as it is where it has no figures of that arm."""
+    if baseline == group["baseline"] or baseline not in group["arms"] or group["target"] is None:
+        return group
+    return summary({**group, "baseline": baseline})
+
+
 def _figure(group: Mapping[str, Any], kind: str, name: str) -> dict[str, Any]:
     values: dict[str, dict[int, float]] = {arm: {} for arm in group["arms"]}
     for row in group["cells"].values():

@@ -171,6 +171,12 @@ class Study(Section):
         arms = self.arms_of(model)
         return self.baseline if self.baseline in arms else arms[0]
 
+    def against(self, arm: str) -> Study:
+        """The same study with another baseline. Raises ConfigError for an arm that it has not."""
+        if arm not in self.arms:
+            raise unknown_name("arm of this study", arm, list(self.arms))
+        return self.model_copy(update={"baseline": arm})
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -20,7 +20,7 @@ from pcpo.study.figures import (
     require_matplotlib,
 )
 from pcpo.study.figures.style import FEW
-from pcpo.study.matched_table import REPORT, draw_matched, matched_table, read_matched
+from pcpo.study.matched_table import REPORT, against, draw_matched, matched_table, read_matched
 from pcpo.study.results import collect, write_table
 from pcpo.study.runner import open_study
 from pcpo.study.tables import also, ends, targets
@@ -53,25 +53,28 @@ CAPTIONS = {
 }
 
 
-def write_study_report(output: Path) -> Path:
+def write_study_report(output: Path, baseline: str | None = None) -> Path:
     """Write `report/` (report.md, report.json, figures) and results.csv; returns report.md.
 
-    Raises ConfigError without matplotlib, RunFolderError when there is no study or no finished cell.
+    Against another arm than the study's own baseline it is `report-BASELINE/`. Raises ConfigError without matplotlib
+    or for an arm that the study has not, RunFolderError when there is no study or no finished cell.
     """
     require_matplotlib()
-    study, cells = open_study(output)
+    study, cells = open_study(output, baseline)
     results = collect(cells)
     write_table(results, output / "results.csv")
     figures = analyse(study, results)
     if not figures["groups"]:
         raise RunFolderError("has no finished cell yet", where=str(output), fix="pcpo study status shows how far it is")
-    folder = output / REPORT
-    matched = read_matched(folder)
+    folder = output / (REPORT if baseline is None else f"{REPORT}-{baseline}")
+    matched = read_matched(output / REPORT)
     parts = [_head(figures, len(cells))]
     forest = draw_forest(figures["groups"], folder / FOREST)
     if forest is not None:
         parts.append(f"![iterations to the target over the baseline's]({forest.name})\n")
-    parts += [_group(group, folder, matched.get(f"{group['model']}--{group['reward']}")) for group in figures["groups"]]
+    for group in figures["groups"]:
+        measured = matched.get(f"{group['model']}--{group['reward']}")
+        parts.append(_group(group, folder, measured and against(measured, group["baseline"])))
     write_json_atomic(folder / "report.json", figures | {"planned": len(cells)})
     path = folder / "report.md"
     text = "\n".join([*parts, READING])

@@ -85,7 +85,7 @@ def cell_results(cell: Cell) -> dict[str, Any] | None:
         "iterations_done": last,
         "samples": samples.get(last, 0),
         "seconds": seconds.get(last, 0.0),
-        "difference": {key: list(pair) for key, pair in cell.difference.items()},
+        **_difference(cell),
         "evaluations": evaluations,
         "iterations": [event.model_dump() for event in log.iterations],
         "gradient_share": [event.model_dump() for event in log.gradient_share],
@@ -93,6 +93,10 @@ def cell_results(cell: Cell) -> dict[str, Any] | None:
         "environment": log.run_start.environment if log.run_start else {},
         "config": cell.config.model_dump(mode="json"),
     }
+
+
+def _difference(cell: Cell) -> dict[str, Any]:
+    return {"difference": {key: list(pair) for key, pair in cell.difference.items()}}
 
 
 def _among_prompts(event: Evaluation) -> dict[str, Any]:
@@ -166,9 +170,9 @@ def _reason(error: OSError | ValueError) -> str:
 
 
 def collect(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Results of every cell that has any, finished or not, in the cells' order."""
-    found = (read_results(cell) or cell_results(cell) for cell in cells)
-    return [results for results in found if results is not None]
+    """Results of every cell that has any, finished or not, in the cells' order, with the cells' differences."""
+    found = ((cell, read_results(cell) or cell_results(cell)) for cell in cells)
+    return [results | _difference(cell) for cell, results in found if results is not None]
 
 
 def write_table(results: Sequence[dict[str, Any]], path: Path) -> Path:

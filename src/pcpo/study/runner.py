@@ -37,12 +37,17 @@ class Outcome:
     elsewhere: list[str] = field(default_factory=list)
 
 
-def open_study(output: Path) -> tuple[Study, list[Cell]]:
-    """The study and cells of a folder that `run_study` has made. Raises RunFolderError when it is none."""
+def open_study(output: Path, baseline: str | None = None) -> tuple[Study, list[Cell]]:
+    """The study and cells of a folder that `run_study` has made, against another arm where one is given.
+
+    Raises RunFolderError when it is none, ConfigError for an arm that it has not.
+    """
     path = output / STUDY_FILE
     if not path.is_file():
         raise RunFolderError("holds no study", where=str(output), fix="name the --output folder of pcpo study run")
     study = load_study(path)
+    if baseline is not None:
+        study = study.against(baseline)
     return study, make_cells(study, output)
 
 

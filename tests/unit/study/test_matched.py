@@ -13,6 +13,7 @@ from pcpo.errors import ConfigError, RunFolderError
 from pcpo.evaluation.compare import Comparer
 from pcpo.study.archive import write_archive
 from pcpo.study.matched import Options, match_study, matched_target
+from pcpo.study.matched_table import against
 from pcpo.study.report import write_study_report
 from pcpo.study.runner import run_study
 
@@ -70,6 +71,10 @@ def test_a_study_is_measured_once_and_reported_without_weights(run, tmp_path, mo
     text = write_study_report(out).read_text()
     assert "Quality at matched reward: every run by its first saved weights" in text
     assert (out / "report" / "m--own--matched.png").is_file()
+    back = against(found, "pcpo")["figures"]["training"][name]
+    assert back["pcpo"]["difference"] is None and back["native"]["difference"]["mean"] == -difference["mean"]
+    text = write_study_report(out, "pcpo").read_text()
+    assert "| set | figure | pcpo | native, difference |" in text
 
     kept = tmp_path / "archive" / "report" / "matched.json"
     kept.parent.mkdir(parents=True)

@@ -177,6 +177,16 @@ def test_the_example_runs_and_reports(folders, tmp_path, monkeypatch):
     with (out / "results.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 12
 
+    told = CliRunner().invoke(app, ["study", "report", str(out), "--baseline", "pcpo"])
+    assert told.exit_code == 0 and told.stdout.strip() == str(out / "report-pcpo" / "report.md")
+    swapped = json.loads((out / "report-pcpo" / "report.json").read_text("utf-8"))["groups"][0]
+    assert swapped["baseline"] == "pcpo" and swapped["arms"]["pcpo"]["difference"] == {}
+    there, back = (found["arms"][arm] for found, arm in ((numbers["groups"][0], "pcpo"), (swapped, "native")))
+    assert back["end_against_baseline"]["mean"] == pytest.approx(-there["end_against_baseline"]["mean"])
+    assert back["difference"] == {key: [new, old] for key, (old, new) in there["difference"].items()} != {}
+    with pytest.raises(ConfigError, match=r"unknown arm of this study 'pcp' -> did you mean 'pcpo'\?"):
+        write_study_report(out, baseline="pcp")
+
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"pip install 'pcpo\[study\]'"):
         write_study_report(out)
