@@ -22,34 +22,39 @@ from pcpo.study.archive import write_archive
 from pcpo.study.report import write_study_report
 from pcpo.study.results import collect
 from pcpo.study.runner import open_study
-from pcpo.study.tables import markdown_table, text_of
+from pcpo.study.tables import markdown_table, overall_table, text_of
 
 ROOT = Path(__file__).parents[1] / "docs" / "results"
-# what lies between is written here: every arm of the study, or one arm against another
+# what lies between is written here: all arms of the study, all rewards together, or one arm against another
 MARKS = re.compile(
-    r"(<!-- table: benchmarks/evidence\.py(?: (?P<arm>\S+) against (?P<baseline>\S+))? -->\n)"
-    r".*?(<!-- end of table -->\n)",
+    r"(?P<begin><!-- table: benchmarks/evidence\.py(?P<overall> overall)?"
+    r"(?: (?P<arm>\S+) against (?P<baseline>\S+))? -->\n).*?(?P<end><!-- end of table -->\n)",
     re.DOTALL,
 )
 
 
-def study_table(folder: Path) -> str:
+def study_table(figures: Mapping[str, Any]) -> str:
     """A row per model, reward and arm: reward at the end, and iterations to the targets over the baseline's."""
-    figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
     head = ("model, reward", "arm", "seeds", "reward at the end", "minus the baseline's", "iterations / baseline's")
     table = markdown_table(head, [row for group in figures["groups"] for row in _rows(group)])
     return f"{figures['cells']['finished']} of {figures['planned']} cells are finished.\n\n{table}"
 
 
 def pair_table(folder: Path, arm: str, baseline: str) -> str:
-    """A row per model and reward that has both arms: one against the other."""
+    """A row per model and reward that has both arms, and one per model over its rewards: one against the other."""
     study, cells = open_study(folder, baseline)
+    figures = analyse(study, collect(cells))
     rows = []
-    for group in analyse(study, collect(cells))["groups"]:
+    for group in figures["groups"]:
         if baseline in group["arms"] and arm in group["arms"]:
             minus = text_of(group["arms"][arm]["end_against_baseline"])
             targets = "; ".join(_targets(group, arm)) or "no target reached by both"
             rows.append((f"{group['model']}, {group['reward'].replace('_', ' ')}", minus, targets))
+    rows += [
+        (f"**{row['model']}**, {', '.join(row['targets']).replace('_', ' ')}", "", text_of(row["ratio"]))
+        for row in figures["overall"]
+        if row["arm"] == arm
+    ]
     return markdown_table(("model, reward", f"{arm} minus {baseline} at the end", f"iterations / {baseline}'s"), rows)
 
 
@@ -91,9 +96,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 def fill(folder: Path) -> None:
     """Put the tables between the marks of a study's page."""
 
+    figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
+
     def table(mark: re.Match[str]) -> str:
-        made = study_table(folder) if mark["arm"] is None else pair_table(folder, mark["arm"], mark["baseline"])
-        return f"{mark[1]}\n{made}\n{mark[4]}"
+        if mark["arm"]:
+            made = pair_table(folder, mark["arm"], mark["baseline"])
+        else:
+            made = overall_table(figures["overall"]) if mark["overall"] else study_table(figures)
+        return f"{mark['begin']}\n{made}\n{mark['end']}"
 
     page = folder / "README.md"
     write_text_atomic(page, MARKS.sub(table, page.read_text("utf-8")))

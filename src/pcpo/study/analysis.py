@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pcpo.study.along import along, collapsed, over_iterations, per_step, unevenness
+from pcpo.study.overall import overall
 from pcpo.study.plan import Study, Targets
 from pcpo.study.results import columns, pace
 from pcpo.study.stats import LEVEL, compare_times, crossing, estimate, paired_difference, restricted
@@ -56,6 +57,7 @@ def analyse(study: Study, results: Sequence[Mapping[str, Any]]) -> dict[str, Any
         "level": LEVEL,
         "cells": {"finished": complete, "unfinished": len(results) - complete},
         "groups": groups,
+        "overall": overall(groups),
     }
 
 

@@ -23,7 +23,7 @@ from pcpo.study.figures.style import FEW
 from pcpo.study.matched_table import REPORT, against, draw_matched, matched_table, read_matched
 from pcpo.study.results import collect, write_table
 from pcpo.study.runner import open_study
-from pcpo.study.tables import also, ends, targets
+from pcpo.study.tables import also, ends, overall_table, targets
 
 READING = """\
 ## How to read this
@@ -42,6 +42,7 @@ READING = """\
 - Seconds are those of training (rollouts, rewards, updates): iterations times the run's median iteration, so that a
   pause does not count. They still depend on the machine, and on what it did beside the run all along.
 """
+OVERALL = "Over all rewards whose lowest target every run of the arm and of the baseline reached:"
 FOREST = "iterations-to-target.png"
 CAPTIONS = {
     "curves": "Curves and times to targets.",
@@ -72,6 +73,8 @@ def write_study_report(output: Path, baseline: str | None = None) -> Path:
     forest = draw_forest(figures["groups"], folder / FOREST)
     if forest is not None:
         parts.append(f"![iterations to the target over the baseline's]({forest.name})\n")
+    if figures["overall"]:
+        parts.append(f"{OVERALL}\n\n{overall_table(figures['overall'])}")
     for group in figures["groups"]:
         measured = matched.get(f"{group['model']}--{group['reward']}")
         parts.append(_group(group, folder, measured and against(measured, group["baseline"])))

@@ -57,6 +57,15 @@ def targets(group: Mapping[str, Any]) -> str:
     return markdown_table(head, rows)
 
 
+def overall_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Iterations to the lowest targets of all rewards together, over the baseline's."""
+    cells = [
+        (row["model"], row["arm"], text_of(row["ratio"]), escape(", ".join(map(" ".join, row["targets"].items()))))
+        for row in rows
+    ]
+    return markdown_table(("model", "arm", "iterations / baseline's", "to the targets"), cells)
+
+
 def _ratio(found: Mapping[str, Any]) -> str:
     pairs = found["both"] + found["only_arm"] + found["only_baseline"] + found["neither"]
     if not found["both"]:
