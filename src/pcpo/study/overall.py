@@ -1,4 +1,4 @@
-"""One figure per model and arm over all rewards: iterations to the lowest target, over the baseline's."""
+"""One figure per model and arm over all rewards: iterations to the lowest target of each, over the baseline's."""
 
 from __future__ import annotations
 
@@ -9,38 +9,57 @@ from typing import Any
 
 import numpy as np
 
-from pcpo.study.stats import estimate
+from pcpo.study.stats import estimate, restricted
 
 MIN_REWARDS = MIN_SEEDS = 2
 
 
 def overall(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row per model and arm with at least two rewards that can be counted: `ratio`, and the `targets` it is over.
+    """A row per model and arm that has targets of two rewards or more.
 
-    A reward counts by its lowest target, where every run of the arm and of the baseline reached it: of the others only
-    the quick runs could be counted. The ratio is a geometric mean over the rewards within a seed, and then over the
-    seeds that all of them have, with the interval over seeds.
+    targets            reward -> label of its lowest target
+    ratio              arm / baseline: geometric mean over the rewards within a seed, then over the seeds that all
+                       rewards have, with the interval over seeds
+    reached, baseline  how many of the `runs` of each reached it; one that did not counts as if it had where the first
+                       such run ended, so that no reward is chosen by who succeeds at it
     """
     rows = []
     for model in dict.fromkeys(group["model"] for group in groups):
-        own = [group for group in groups if group["model"] == model]
+        own = [group for group in groups if group["model"] == model and group["targets"]]
         for arm in dict.fromkeys(arm for group in own for arm in group["arms"] if arm != group["baseline"]):
-            found = [(group, logs) for group in own if (logs := _logs(group, arm))]
-            seeds = sorted(set.intersection(*(set(logs) for _, logs in found))) if found else []
+            found = {group["reward"]: pairs for group in own if (pairs := _pairs(group, arm))}
+            seeds = set.intersection(*(set(pairs) for pairs in found.values())) if found else set()
             if len(found) < MIN_REWARDS or len(seeds) < MIN_SEEDS:
                 continue
-            means = [float(np.mean([logs[seed] for _, logs in found])) for seed in seeds]
-            targets = {group["reward"]: group["targets"][0]["label"] for group, _ in found}
-            rows.append({"model": model, "arm": arm, "targets": targets, "ratio": asdict(estimate(means, math.exp))})
+            chosen = [(group, found[group["reward"]]) for group in own if group["reward"] in found]
+            reached = [sum(pairs[seed][n] is not None for _, pairs in chosen for seed in seeds) for n in (0, 1)]
+            if not any(reached):
+                continue
+            logs = [[_log(group, *pairs[seed]) for group, pairs in chosen] for seed in sorted(seeds)]
+            rows.append(
+                {
+                    "model": model,
+                    "arm": arm,
+                    "targets": {group["reward"]: group["targets"][0]["label"] for group, _ in chosen},
+                    "ratio": asdict(estimate([float(np.mean(of)) for of in logs], math.exp)),
+                    "reached": reached[0],
+                    "baseline": reached[1],
+                    "runs": len(seeds) * len(chosen),
+                }
+            )
     return rows
 
 
-def _logs(group: Mapping[str, Any], arm: str) -> dict[int, float]:
-    """log(arm / baseline) of the iterations to the lowest target, by seed; empty unless all of both reached it."""
-    times = group["targets"][0]["arms"] if group["targets"] else {}
+def _pairs(group: Mapping[str, Any], arm: str) -> dict[int, tuple[float | None, float | None]]:
+    """Iterations to the lowest target of the arm and the baseline, by seed; None: not reached."""
+    times = group["targets"][0]["arms"]
     if arm not in times or group["baseline"] not in times:
         return {}
     one, other = (times[name]["times"]["iterations"] for name in (arm, group["baseline"]))
-    if any(time is None for time in (*one.values(), *other.values())):
-        return {}
-    return {seed: math.log(one[seed] / other[seed]) for seed in one.keys() & other.keys()}
+    return {seed: (one[seed], other[seed]) for seed in one.keys() & other.keys()}
+
+
+def _log(group: Mapping[str, Any], one: float | None, other: float | None) -> float:
+    cut = group["targets"][0]["restricted_to"]
+    horizon = cut["iterations"] if cut else math.inf
+    return math.log(restricted(one, horizon) / restricted(other, horizon))

@@ -15,6 +15,7 @@ from pcpo.study.figures import (
     draw_curves,
     draw_ends,
     draw_forest,
+    draw_overall,
     draw_rates,
     draw_steps,
     require_matplotlib,
@@ -34,16 +35,16 @@ READING = """\
   from 8 seeds on, in 93 % with 5, 87 % with 4, and 75 % with 3, where they are the range. Below 3 seeds there is none.
 - Times to a target are interpolated between evaluations. Where a run did not reach it, all times are cut at the end of
   the first such run (restricted mean), so the mean is a lower bound. Ratios are geometric means over the seeds that
-  reached it in both arms; below 1 is faster. In the figure of ratios a hollow mark with an arrow is a bound, from times
-  that are cut.
+  reached it in both arms; below 1 is faster. In the figures of ratios a hollow mark is made of times some of which are
+  cut; with an arrow it is a bound.
 - Collapsed: at both of the last two evaluations more than a fifth of the diversity is gone, or the reward is below its
   best by more than half of its standard deviation among pictures at the start, or a held-out reward is below its start
   by more than two of its standard deviations among prompts there.
 - Seconds are those of training (rollouts, rewards, updates): iterations times the run's median iteration, so that a
   pause does not count. They still depend on the machine, and on what it did beside the run all along.
 """
-OVERALL = "Over all rewards whose lowest target every run of the arm and of the baseline reached:"
-FOREST = "iterations-to-target.png"
+FOREST, OVERALL = "iterations-to-target.png", "overall.png"
+OVERALL_TITLE = "All rewards together, to the lowest target of each; a run that did not reach it counts with its end:"
 CAPTIONS = {
     "curves": "Curves and times to targets.",
     "ends": "At the end, sorted by reward. Open marks are seeds, the dotted line is the value before training.",
@@ -70,11 +71,7 @@ def write_study_report(output: Path, baseline: str | None = None) -> Path:
     folder = output / (REPORT if baseline is None else f"{REPORT}-{baseline}")
     matched = read_matched(output / REPORT)
     parts = [_head(figures, len(cells))]
-    forest = draw_forest(figures["groups"], folder / FOREST)
-    if forest is not None:
-        parts.append(f"![iterations to the target over the baseline's]({forest.name})\n")
-    if figures["overall"]:
-        parts.append(f"{OVERALL}\n\n{overall_table(figures['overall'])}")
+    parts += _over_groups(figures, folder)
     for group in figures["groups"]:
         measured = matched.get(f"{group['model']}--{group['reward']}")
         parts.append(_group(group, folder, measured and against(measured, group["baseline"])))
@@ -88,7 +85,11 @@ def write_study_report(output: Path, baseline: str | None = None) -> Path:
 
 def _drop_unused(folder: Path, text: str) -> None:
     """Remove figures of an earlier report that this one does not show; files of other names are left alone."""
-    for path in [folder / FOREST, *(path for kind in CAPTIONS for path in folder.glob(f"*--{kind}.png"))]:
+    for path in [
+        folder / FOREST,
+        folder / OVERALL,
+        *(path for kind in CAPTIONS for path in folder.glob(f"*--{kind}.png")),
+    ]:
         if f"]({path.name})" not in text:
             path.unlink(missing_ok=True)
 
@@ -97,6 +98,19 @@ def _head(figures: Mapping[str, Any], planned: int) -> str:
     done, begun = figures["cells"]["finished"], figures["cells"]["unfinished"]
     rest = f"; {begun} begun and {planned - done - begun} waiting are left out" if done < planned else ""
     return f"# {figures['name']}\n\n{done} of {planned} cells are finished{rest}.\n"
+
+
+def _over_groups(figures: Mapping[str, Any], folder: Path) -> list[str]:
+    """What is said of all models and rewards together."""
+    parts = []
+    overall = draw_overall(figures["groups"], figures["overall"], folder / OVERALL)
+    if overall is not None:
+        parts.append(f"![iterations to the lowest targets over the baseline's]({overall.name})\n")
+        parts.append(f"{OVERALL_TITLE}\n\n{overall_table(figures['overall'])}")
+    forest = draw_forest(figures["groups"], folder / FOREST)
+    if forest is not None:
+        parts.append(f"![iterations to every target over the baseline's]({forest.name})\n")
+    return parts
 
 
 def _group(group: Mapping[str, Any], folder: Path, matched: Mapping[str, Any] | None) -> str:

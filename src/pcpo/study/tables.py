@@ -59,11 +59,12 @@ def targets(group: Mapping[str, Any]) -> str:
 
 def overall_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Iterations to the lowest targets of all rewards together, over the baseline's."""
-    cells = [
-        (row["model"], row["arm"], text_of(row["ratio"]), escape(", ".join(map(" ".join, row["targets"].items()))))
-        for row in rows
-    ]
-    return markdown_table(("model", "arm", "iterations / baseline's", "to the targets"), cells)
+    cells = []
+    for row in rows:
+        reached = f"{row['reached']} of {row['runs']}, baseline {row['baseline']}"
+        labels = escape(", ".join(map(" ".join, row["targets"].items())))
+        cells.append((row["model"], row["arm"], text_of(row["ratio"]), reached, labels))
+    return markdown_table(("model", "arm", "iterations / baseline's", "reached it", "to the targets"), cells)
 
 
 def _ratio(found: Mapping[str, Any]) -> str:

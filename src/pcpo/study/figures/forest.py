@@ -1,57 +1,109 @@
-"""Iterations to a target over the baseline's: a row per target, under its model and reward."""
+"""Iterations to a target over the baseline's, a row per target: of every reward, and of all rewards together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcpo.study.figures.style import bar, new_figure, palette, plain, save
+from pcpo.study.figures.style import Estimate, bar, new_figure, palette, plain, save
 
 BAND = (0.71, 0.80)  # 20 to 29 % fewer epochs, as 2509.25774 reports
 TICKS = (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)
+TOGETHER = "all together"
+SPREAD = 0.75  # of a row's height, between its first and last arm
 
 HEIGHT = 0.31  # inches of two arms
 BESIDE = ("axes fraction", "data")
 
 
-def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path, arms: Iterable[str] | None = None) -> Path | None:
-    """Draw the ratio of iterations of each arm and the baseline as PNG; None when there is no target.
+@dataclass(frozen=True)
+class Ratio:
+    """One arm in a row.
 
-    A full mark is the geometric mean over the seeds of which both arms reached the target, all of them. A hollow one
-    with an arrow is a bound: where a run did not reach it, its time counts as the end of the runs. At the right: how
-    many runs reached it, the arm's and the baseline's.
+    A full mark is a geometric mean over runs that all reached the target. A hollow one is made of times some of which
+    are cut at the end of the runs; with an arrow it is a bound, and the true ratio lies where that points.
     """
-    wanted = None if arms is None else list(arms)
-    names = list(dict.fromkeys(arm for group in groups for arm in group["arms"] if arm != group["baseline"]))
-    names = [name for name in names if wanted is None or name in wanted]
-    rows = [(group, target) for group in groups for target in group["targets"]]
-    if not rows or not names:
+
+    found: Estimate
+    hollow: bool
+    arrow: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under a title: label -> arm -> ratio."""
+
+    title: str
+    rows: Mapping[str, Mapping[str, Ratio]]
+
+
+def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
+    """Draw the ratio of every arm at every target as PNG; None when there is no target."""
+    sections = []
+    for group in groups:
+        title = f"{group['model']}, {group['reward'].replace('_', ' ')}"
+        rows = {
+            target["label"].replace(" of the baseline's rise", ""): {
+                arm: _at_target(group, target, arm) for arm in target["against_baseline"]
+            }
+            for target in group["targets"]
+        }
+        sections.append(Section(title, rows))
+    return _draw(sections, groups, path)
+
+
+def draw_overall(groups: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
+    """Draw the ratios at the lowest targets, and those over all rewards below them, a section per model.
+
+    None where no model has such a row.
+    """
+    sections = []
+    for model in dict.fromkeys(row["model"] for row in overall):
+        own = [group for group in groups if group["model"] == model and group["targets"]]
+        rows = {
+            f"{group['reward'].replace('_', ' ')} {group['targets'][0]['label']}": {
+                arm: _at_target(group, group["targets"][0], arm) for arm in group["targets"][0]["against_baseline"]
+            }
+            for group in own
+        }
+        rows[TOGETHER] = {row["arm"]: _over_rewards(row) for row in overall if row["model"] == model}
+        sections.append(Section(model, rows))
+    return _draw(sections, groups, path)
+
+
+def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
+    sections = [section for section in sections if section.rows]
+    baselines = {group["baseline"] for group in groups}
+    arms = list(dict.fromkeys(arm for group in groups for arm in group["arms"] if arm not in baselines))
+    if not sections or not arms:
         return None
-    figure = new_figure(9, 1.1 + HEIGHT * (len(rows) * max(len(names), 2) / 2 + len(groups)))
+    colours, marks = palette({**groups[0], "arms": [groups[0]["baseline"], *arms]})
+    count = sum(len(section.rows) for section in sections)
+    figure = new_figure(9, 1.1 + HEIGHT * (count * max(len(arms), 2) / 2 + len(sections)))
     axis = figure.subplots()
     axis.axvspan(*BAND, color="#56b4e9", alpha=0.2, linewidth=0, label="20 to 29 % fewer, as in 2509.25774")
     axis.axvline(1, color="#777777", linewidth=1)
-    colours, marks = palette({**groups[0], "arms": [groups[0]["baseline"], *names]})
-    ticks, y, last = [], 0.0, None
-    for group, target in rows:
-        if group is not last:
-            y += 1.0 if last is not None else 0.6
-            last = group
-            title = f"{group['model']}, {group['reward'].replace('_', ' ')}"
-            axis.annotate(
-                title, (-0.01, y - 0.75), xycoords=BESIDE, fontsize=8.5, weight="bold", ha="right", va="center"
-            )
-        used = [name for name in names if name in target["against_baseline"]]
-        for place, name in enumerate(used):
-            _ratio(
-                axis, y + (place - (len(used) - 1) / 2) * 0.75 / max(len(used), 1), group, target, name, colours, marks
-            )
-        ticks.append((y, target["label"].replace(" of the baseline's rise", "")))
-        y += 1
-    for name in names:
-        axis.plot([], [], marks[name], color=colours[name], label=name)
+    ticks, y = [], -0.4
+    for section in sections:
+        y += 1.0
+        axis.annotate(
+            section.title, (-0.01, y - 0.75), xycoords=BESIDE, fontsize=8.5, weight="bold", ha="right", va="center"
+        )
+        for label, row in section.rows.items():
+            ticks.append((y, label))
+            used = [arm for arm in arms if arm in row]
+            for place, arm in enumerate(used):
+                at = y + (place - (len(used) - 1) / 2) * SPREAD / len(used)
+                _mark(axis, at, row[arm], colours[arm], marks[arm])
+            y += 1
+    for arm in arms:
+        axis.plot([], [], marks[arm], color=colours[arm], label=arm)
     axis.set_yticks(*zip(*ticks, strict=True), fontsize=8)
+    for label in axis.get_yticklabels():
+        label.set_weight("bold" if label.get_text() == TOGETHER else "normal")
     axis.set(
         xscale="log",
         xlim=(TICKS[0], TICKS[-1]),
@@ -71,25 +123,34 @@ def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path, arms: Iterable[
     return save(figure, path)
 
 
-def _ratio(
-    axis: Any,
-    y: float,
-    group: Mapping[str, Any],
-    target: Mapping[str, Any],
-    arm: str,
-    colours: Mapping[str, str],
-    marks: Mapping[str, str],
-) -> None:
+def _mark(axis: Any, y: float, ratio: Ratio, colour: str, mark: str) -> None:
+    bar(axis, y, ratio.found, colour, mark, hollow=ratio.hollow)
+    if ratio.found["mean"] is not None and ratio.arrow:
+        end = ratio.found["low" if ratio.arrow == "<" else "high"]
+        place = ratio.found["mean"] if end is None else end
+        axis.plot([place], [y], ratio.arrow, color=colour, markersize=6)
+    axis.annotate(ratio.text, (1.01, y), xycoords=BESIDE, fontsize=7, va="center", color=colour)
+
+
+def _at_target(group: Mapping[str, Any], target: Mapping[str, Any], arm: str) -> Ratio:
     against = target["against_baseline"][arm]["iterations"]
-    open_ends = against["only_arm"] + against["only_baseline"]
-    found = against["bound"] if open_ends else against["ratio"]
-    bar(axis, y, found, colours[arm], marks[arm], hollow=bool(open_ends))
-    if found["mean"] is not None and open_ends and not (against["only_arm"] and against["only_baseline"]):
-        sign = "<" if against["only_arm"] else ">"
-        place = found["low"] if against["only_arm"] else found["high"]
-        axis.plot([found["mean"] if place is None else place], [y], sign, color=colours[arm], markersize=6)
+    cut = bool(against["only_arm"] or against["only_baseline"])
+    found = against["bound"] if cut else against["ratio"]
     own, base = target["arms"][arm], target["arms"][group["baseline"]]
     text = f"{own['reached']}/{own['runs']} against {base['reached']}/{base['runs']}"
     if found["mean"] is None:
         text += ": none" if not own["reached"] and not base["reached"] else ": too few seeds"
-    axis.annotate(text, (1.01, y), xycoords=BESIDE, fontsize=7, va="center", color=colours[arm])
+    return Ratio(found, cut, _arrow(against["only_baseline"], against["only_arm"]), text)
+
+
+def _over_rewards(row: Mapping[str, Any]) -> Ratio:
+    missed, missed_by_baseline = row["runs"] - row["reached"], row["runs"] - row["baseline"]
+    text = f"{row['reached']}/{row['runs']} against {row['baseline']}/{row['runs']}"
+    return Ratio(row["ratio"], bool(missed or missed_by_baseline), _arrow(missed, missed_by_baseline), text)
+
+
+def _arrow(missed: int, missed_by_baseline: int) -> str:
+    """Where the true ratio lies: "<" where only baselines missed the target, ">" where only the arm did."""
+    if missed and missed_by_baseline:
+        return ""
+    return ">" if missed else "<" if missed_by_baseline else ""
