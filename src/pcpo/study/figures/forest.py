@@ -102,8 +102,8 @@ def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path
     for arm in arms:
         axis.plot([], [], marks[arm], color=colours[arm], label=arm)
     axis.set_yticks(*zip(*ticks, strict=True), fontsize=8)
-    for label in axis.get_yticklabels():
-        label.set_weight("bold" if label.get_text() == TOGETHER else "normal")
+    for tick in axis.get_yticklabels():
+        tick.set_weight("bold" if tick.get_text() == TOGETHER else "normal")
     axis.set(
         xscale="log",
         xlim=(TICKS[0], TICKS[-1]),
