@@ -103,7 +103,7 @@ def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path
         axis.plot([], [], marks[arm], color=colours[arm], label=arm)
     axis.set_yticks(*zip(*ticks, strict=True), fontsize=8)
     for tick in axis.get_yticklabels():
-        tick.set_weight("bold" if tick.get_text() == TOGETHER else "normal")
+        tick.set_fontweight("bold" if tick.get_text() == TOGETHER else "normal")
     axis.set(
         xscale="log",
         xlim=(TICKS[0], TICKS[-1]),
