@@ -1,4 +1,4 @@
-"""One figure per model and arm over all rewards: iterations to the lowest target of each, over the baseline's (ADR 19)."""
+"""One ratio per model and arm over all rewards: iterations to the lowest targets over the baseline's, see ADR 19."""
 
 from __future__ import annotations
 
