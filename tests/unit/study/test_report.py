@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from pcpo.cli.main import app
 from pcpo.errors import ConfigError, RunFolderError
 from pcpo.study.analysis import analyse
+from pcpo.study.figures import draw_forest, draw_overall
 from pcpo.study.plan import Study, load_study
 from pcpo.study.report import write_study_report
 from pcpo.study.runner import run_study
@@ -141,6 +142,28 @@ def test_a_single_seed_is_never_a_result():
     assert text_of(two["arms"]["fast"]["end"]) == "25 (too few seeds: 2)"
     three = group([cell(arm, s, 1.0 + s) for s in range(3) for arm in ("base", "fast")])
     assert text_of(three["arms"]["fast"]["end"]) == "30 [20, 40]"
+
+
+def test_a_study_of_two_rewards_has_one_ratio_and_a_figure_of_it(tmp_path):
+    pytest.importorskip("matplotlib")
+    # seed 0 of the baseline never reaches 13 with the second reward: the figure says so, and nothing is left out
+    results = [cell(arm, s, slope) for s in range(3) for arm, slope in (("base", 1.0), ("fast", 2.0))]
+    other = [cell("base", s, slope) for s, slope in enumerate((0.1, 1.0, 1.0))]
+    other += [cell("fast", s, 2.0) for s in range(3)]
+    results += [{**row, "reward": "jpeg"} for row in other]
+    targets = {"colorfulness": {"absolute": [13.0]}, "jpeg": {"absolute": [13.0]}}
+    found = analyse(study(rewards={"colorfulness": None, "jpeg": None}, targets=targets), results)
+    (row,) = found["overall"]
+    assert (row["reached"], row["baseline"], row["runs"]) == (6, 5, 6)
+    assert row["ratio"]["high"] == pytest.approx(0.5) and row["ratio"]["low"] == pytest.approx((0.5 * 0.15) ** 0.5)
+    for draw, path in (
+        (lambda path: draw_overall(found["groups"], found["overall"], path), tmp_path / "overall.png"),
+        (lambda path: draw_forest(found["groups"], path), tmp_path / "forest.png"),
+    ):
+        assert draw(path) == path
+        with Image.open(path) as picture:
+            assert picture.width > 600
+    assert draw_overall(found["groups"], [], tmp_path / "none.png") is None
 
 
 def test_the_example_runs_and_reports(folders, tmp_path, monkeypatch):
