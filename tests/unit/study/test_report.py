@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pcpo.cli.main import app
 from pcpo.errors import ConfigError, RunFolderError
 from pcpo.study.analysis import analyse
-from pcpo.study.figures import draw_forest, draw_overall
+from pcpo.study.figures import draw_forest, draw_overall, forest
 from pcpo.study.plan import Study, load_study
 from pcpo.study.report import write_study_report
 from pcpo.study.runner import run_study
@@ -164,6 +164,21 @@ def test_a_study_of_two_rewards_has_one_ratio_and_a_figure_of_it(tmp_path):
         with Image.open(path) as picture:
             assert picture.width > 600
     assert draw_overall(found["groups"], [], tmp_path / "none.png") is None
+
+
+def test_an_arm_that_is_one_models_baseline_is_drawn_beside_anothers(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(forest, "save", lambda figure, path: drawn.append(figure))
+    groups = analyse(
+        study(models={"m": None, "n": {"arms": ["fast"]}}, baseline="base"),
+        [cell(arm, s, 1.0) for arm in ("base", "fast") for s in range(3)]
+        + [{**cell("fast", s, 1.0), "model": "n"} for s in range(3)],
+    )["groups"]
+    assert [group["baseline"] for group in groups] == ["base", "fast"]
+    draw_forest(groups, tmp_path / "forest.png")
+    (figure,) = drawn
+    assert "fast" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
 def test_the_example_runs_and_reports(folders, tmp_path, monkeypatch):

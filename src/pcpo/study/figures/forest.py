@@ -46,9 +46,7 @@ def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     for group in groups:
         title = f"{group['model']}, {group['reward'].replace('_', ' ')}"
         rows = {
-            target["label"].replace(" of the baseline's rise", ""): {
-                arm: _at_target(group, target, arm) for arm in target["against_baseline"]
-            }
+            target["label"].replace(" of the baseline's rise", ""): _at_target(group, target)
             for target in group["targets"]
         }
         sections.append(Section(title, rows))
@@ -64,9 +62,9 @@ def draw_overall(groups: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[
     for model in dict.fromkeys(row["model"] for row in overall):
         own = [group for group in groups if group["model"] == model and group["targets"]]
         rows = {
-            f"{group['reward'].replace('_', ' ')} {group['targets'][0]['label']}": {
-                arm: _at_target(group, group["targets"][0], arm) for arm in group["targets"][0]["against_baseline"]
-            }
+            f"{group['reward'].replace('_', ' ')} {group['targets'][0]['label']}": _at_target(
+                group, group["targets"][0]
+            )
             for group in own
         }
         rows[TOGETHER] = {row["arm"]: _over_rewards(row) for row in overall if row["model"] == model}
@@ -76,8 +74,7 @@ def draw_overall(groups: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[
 
 def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     sections = [section for section in sections if section.rows]
-    baselines = {group["baseline"] for group in groups}
-    arms = list(dict.fromkeys(arm for group in groups for arm in group["arms"] if arm not in baselines))
+    arms = list(dict.fromkeys(arm for group in groups for arm in group["arms"] if arm != group["baseline"]))
     if not sections or not arms:
         return None
     colours, marks = palette({**groups[0], "arms": [groups[0]["baseline"], *arms]})
@@ -132,7 +129,11 @@ def _mark(axis: Any, y: float, ratio: Ratio, colour: str, mark: str) -> None:
     axis.annotate(ratio.text, (1.01, y), xycoords=BESIDE, fontsize=7, va="center", color=colour)
 
 
-def _at_target(group: Mapping[str, Any], target: Mapping[str, Any], arm: str) -> Ratio:
+def _at_target(group: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Ratio]:
+    return {arm: _of_arm(group, target, arm) for arm in target["against_baseline"]}
+
+
+def _of_arm(group: Mapping[str, Any], target: Mapping[str, Any], arm: str) -> Ratio:
     against = target["against_baseline"][arm]["iterations"]
     cut = bool(against["only_arm"] or against["only_baseline"])
     found = against["bound"] if cut else against["ratio"]
