@@ -48,8 +48,7 @@ def pair_table(folder: Path, arm: str, baseline: str) -> str:
     for group in figures["groups"]:
         if baseline in group["arms"] and arm in group["arms"]:
             minus = text_of(group["arms"][arm]["end_against_baseline"])
-            targets = "; ".join(_targets(group, arm)) or "no target reached by both"
-            rows.append((f"{group['model']}, {group['reward'].replace('_', ' ')}", minus, targets))
+            rows.append((_title(group), minus, _targets(group, arm)))
     rows += [
         (f"**{row['model']}**, {', '.join(row['targets']).replace('_', ' ')}", "", text_of(row["ratio"]))
         for row in figures["overall"]
@@ -60,7 +59,7 @@ def pair_table(folder: Path, arm: str, baseline: str) -> str:
 
 def _rows(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     yield (
-        f"**{group['model']}, {group['reward'].replace('_', ' ')}**",
+        f"**{_title(group)}**",
         "before training",
         "",
         number(group["start"]),
@@ -70,11 +69,19 @@ def _rows(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     for arm, data in group["arms"].items():
         own = arm == group["baseline"]
         against = "" if own else text_of(data["end_against_baseline"])
-        targets = "" if own else "; ".join(_targets(group, arm)) or "no target reached by both"
+        targets = "" if own else _targets(group, arm)
         yield "", arm, str(len(data["seeds"])), text_of(data["end"]), against, targets
 
 
-def _targets(group: Mapping[str, Any], arm: str) -> Iterator[str]:
+def _title(group: Mapping[str, Any]) -> str:
+    return f"{group['model']}, {group['reward'].replace('_', ' ')}"
+
+
+def _targets(group: Mapping[str, Any], arm: str) -> str:
+    return "; ".join(_ratios(group, arm)) or "no target reached by both"
+
+
+def _ratios(group: Mapping[str, Any], arm: str) -> Iterator[str]:
     for target in group["targets"]:
         found = target["against_baseline"].get(arm, {}).get("iterations")
         if found and found["both"]:
@@ -95,7 +102,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def fill(folder: Path) -> None:
     """Put the tables between the marks of a study's page."""
-
     figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
 
     def table(mark: re.Match[str]) -> str:

@@ -18,8 +18,7 @@ from pcpo.evaluation.matched import MatchedRun, check_matched, find_match, quali
 from pcpo.evaluation.measure import Evaluation
 from pcpo.evaluation.sampling import DEFAULT, Placement
 from pcpo.evaluation.tables import matched_json, print_evaluations, print_matches, to_json
-from pcpo.models.folders import EMBEDDED as EMBEDDED_MODELS
-from pcpo.models.folders import same_model
+from pcpo.models import folders
 from pcpo.observe.console import Console
 from pcpo.rewards.registry import REWARDS, load_reward
 from pcpo.trainer.config import Config
@@ -73,7 +72,7 @@ def run(request: Request) -> dict[str, Any]:
     rewards = _rewards(request.rewards, configs)
     features = [load_features(name) for name in dict.fromkeys(request.features)]
     with Console(request.quiet) as console:
-        if EMBEDDED in request.features and any(c.model.path not in EMBEDDED_MODELS for c in configs):
+        if EMBEDDED in request.features and any(c.model.path not in folders.EMBEDDED for c in configs):
             console.warn("emoji_clip knows emoji only; choose --features for other pictures")
         work = sum(s.work for s in (sampling, others) if s is not None)
         with console.task("sampling", work * (sampled + len(bases))) as advance:
@@ -100,7 +99,7 @@ def run(request: Request) -> dict[str, Any]:
 def _bases(sources: Sequence[str], configs: Sequence[Config]) -> list[Config]:
     """A run for every base model to measure beside the sources: not for one that is a source itself."""
     bases = {c.model.path: c for c in configs}
-    return [c for path, c in bases.items() if not any(same_model(path, source) for source in sources)]
+    return [c for path, c in bases.items() if not any(folders.same_model(path, source) for source in sources)]
 
 
 def _matched_tables(

@@ -96,9 +96,7 @@ class Comparer:
 
     def evaluate(self, source: str) -> Evaluation:
         """A run folder, a model or a folder of pictures; a model that a run beside it was tuned from is its base."""
-        config = run_config(split_source(source)[0])
-        if config is None and (run := self.placement.tuned_from(source)) is not None:
-            return self.measure(replace(self._base(run)[0], name=source), run)
+        config = run_config(split_source(source)[0]) or self.placement.tuned_from(source)
         return self.measure(self._pictures(source), config)
 
     def evaluate_run(self, run: Path, config: Config, weights: Path, name: str) -> Evaluation:
@@ -122,6 +120,8 @@ class Comparer:
     def _pictures(self, source: str, size: tuple[int, int] | None = None) -> PictureSet:
         if is_picture_folder(source):
             return read_folder(Path(source), size)
+        if (run := self.placement.tuned_from(source)) is not None:
+            return replace(self._base(run)[0], name=source)
         return self.sampling.pictures(source, load_for_sampling(source, self.placement), self.advance)
 
     def _base(self, config: Config) -> tuple[PictureSet, Reference]:

@@ -68,11 +68,11 @@ def _runs(results: Sequence[Mapping[str, Any]], model: str, reward: str, arm: st
             continue
         rows = [row for row in cell["evaluations"] if row["reward_mean"] is not None]
         if len(rows) > 1:
-            iterations = [float(row["iteration"]) for row in rows]
+            iterations, seconds = [float(row["iteration"]) for row in rows], pace(cell)
             times = {
                 "iterations": iterations,
                 "samples": [float(row["samples"]) for row in rows],
-                "seconds": [pace(cell) * place for place in iterations],
+                "seconds": [seconds * place for place in iterations],
             }
             runs.append(Run(cell["seed"], times, [row["reward_mean"] for row in rows], cell))
     return runs

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pcpo.study.stats import estimate, restricted
+from pcpo.study.stats import estimate, restricted_log_ratio
 
 MIN_REWARDS = MIN_SEEDS = 2
 
@@ -27,15 +27,16 @@ def overall(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for model in dict.fromkeys(group["model"] for group in groups):
         own = [group for group in groups if group["model"] == model and group["targets"]]
         for arm in dict.fromkeys(arm for group in own for arm in group["arms"] if arm != group["baseline"]):
-            found = {group["reward"]: pairs for group in own if (pairs := _pairs(group, arm))}
-            seeds = set.intersection(*(set(pairs) for pairs in found.values())) if found else set()
-            if len(found) < MIN_REWARDS or len(seeds) < MIN_SEEDS:
+            chosen = [(group, pairs) for group in own if (pairs := _pairs(group, arm))]
+            if len(chosen) < MIN_REWARDS:
                 continue
-            chosen = [(group, found[group["reward"]]) for group in own if group["reward"] in found]
+            seeds = sorted(set.intersection(*(set(pairs) for _, pairs in chosen)))
+            if len(seeds) < MIN_SEEDS:
+                continue
             reached = [sum(pairs[seed][n] is not None for _, pairs in chosen for seed in seeds) for n in (0, 1)]
             if not any(reached):
                 continue
-            logs = [[_log(group, *pairs[seed]) for group, pairs in chosen] for seed in sorted(seeds)]
+            logs = [[restricted_log_ratio(*pairs[seed], _horizon(group)) for group, pairs in chosen] for seed in seeds]
             rows.append(
                 {
                     "model": model,
@@ -59,7 +60,7 @@ def _pairs(group: Mapping[str, Any], arm: str) -> dict[int, tuple[float | None, 
     return {seed: (one[seed], other[seed]) for seed in one.keys() & other.keys()}
 
 
-def _log(group: Mapping[str, Any], one: float | None, other: float | None) -> float:
+def _horizon(group: Mapping[str, Any]) -> float:
+    """Where times to the lowest target are cut, in iterations; nowhere where every run reached it."""
     cut = group["targets"][0]["restricted_to"]
-    horizon = cut["iterations"] if cut else math.inf
-    return math.log(restricted(one, horizon) / restricted(other, horizon))
+    return cut["iterations"] if cut else math.inf

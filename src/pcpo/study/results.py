@@ -85,7 +85,7 @@ def cell_results(cell: Cell) -> dict[str, Any] | None:
         "iterations_done": last,
         "samples": samples.get(last, 0),
         "seconds": seconds.get(last, 0.0),
-        **_difference(cell),
+        "difference": difference(cell),
         "evaluations": evaluations,
         "iterations": [event.model_dump() for event in log.iterations],
         "gradient_share": [event.model_dump() for event in log.gradient_share],
@@ -95,8 +95,9 @@ def cell_results(cell: Cell) -> dict[str, Any] | None:
     }
 
 
-def _difference(cell: Cell) -> dict[str, Any]:
-    return {"difference": {key: list(pair) for key, pair in cell.difference.items()}}
+def difference(cell: Cell) -> dict[str, list[Any]]:
+    """A cell's settings that are not the baseline's, as JSON holds them: dotted key -> [there, here]."""
+    return {key: list(pair) for key, pair in cell.difference.items()}
 
 
 def _among_prompts(event: Evaluation) -> dict[str, Any]:
@@ -172,7 +173,7 @@ def _reason(error: OSError | ValueError) -> str:
 def collect(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Results of every cell that has any, finished or not, in the cells' order, with the cells' differences."""
     found = ((cell, read_results(cell) or cell_results(cell)) for cell in cells)
-    return [results | _difference(cell) for cell, results in found if results is not None]
+    return [results | {"difference": difference(cell)} for cell, results in found if results is not None]
 
 
 def write_table(results: Sequence[dict[str, Any]], path: Path) -> Path:

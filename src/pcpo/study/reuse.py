@@ -10,7 +10,7 @@ from typing import Any
 from pcpo.data.files import write_json_atomic
 from pcpo.errors import PCPOError, RunFolderError
 from pcpo.study.plan import Cell
-from pcpo.study.results import RESULTS, parse_results
+from pcpo.study.results import RESULTS, difference, parse_results
 from pcpo.trainer.config import Config
 from pcpo.trainer.configfile import validate
 from pcpo.trainer.runfolder import flat
@@ -41,9 +41,8 @@ def take_over(cells: Iterable[Cell], sources: Sequence[Path]) -> list[str]:
         path = known.get(_key(cell.config))
         if path is None:
             continue
-        own: dict[str, Any] = {"cell": cell.name, "model": cell.model, "reward": cell.reward, "arm": cell.arm}
-        own["difference"] = {key: list(pair) for key, pair in cell.difference.items()}
-        write_json_atomic(cell.folder / RESULTS, {**parse_results(path), **own})
+        own = {"cell": cell.name, "model": cell.model, "reward": cell.reward, "arm": cell.arm}
+        write_json_atomic(cell.folder / RESULTS, {**parse_results(path), **own, "difference": difference(cell)})
         served.append(cell.name)
     return served
 

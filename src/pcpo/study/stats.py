@@ -84,6 +84,11 @@ def restricted(time: float | None, horizon: float) -> float:
     return horizon if time is None else min(time, horizon)
 
 
+def restricted_log_ratio(arm: float | None, baseline: float | None, horizon: float) -> float:
+    """log(arm / baseline) of two times, both restricted to the horizon; times are above 0."""
+    return math.log(restricted(arm, horizon) / restricted(baseline, horizon))
+
+
 @dataclass(frozen=True)
 class TimeComparison:
     """Times of an arm against those of a baseline, paired by seed.
@@ -110,8 +115,7 @@ def compare_times(
     """Compare times to a target (None: not reached up to the horizon) by seed; times are above 0."""
     pairs = [(arm[seed], baseline[seed]) for seed in sorted(arm.keys() & baseline.keys())]
     logs = [math.log(a / b) for a, b in pairs if a is not None and b is not None]
-    known = [(a, b) for a, b in pairs if a is not None or b is not None]
-    bounds = [math.log(restricted(a, horizon) / restricted(b, horizon)) for a, b in known]
+    bounds = [restricted_log_ratio(a, b, horizon) for a, b in pairs if a is not None or b is not None]
     return TimeComparison(
         ratio=estimate(logs, math.exp),
         bound=estimate(bounds, math.exp),
