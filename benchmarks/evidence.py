@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from headline import draw_headline
 from pcpo.data.files import write_text_atomic
 from pcpo.observe.numbers import number
 from pcpo.study.analysis import analyse
@@ -98,11 +99,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in sorted(page.parent for page in ROOT.glob("*/README.md")):
         write_study_report(folder)
         fill(folder)
+    draw_headline(figures_of(ROOT / "main"), ROOT / "headline.png")
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """What the report of a study has computed."""
+    return json.loads((folder / "report" / "report.json").read_text("utf-8"))
 
 
 def fill(folder: Path) -> None:
     """Put the tables between the marks of a study's page."""
-    figures = json.loads((folder / "report" / "report.json").read_text("utf-8"))
+    figures = figures_of(folder)
 
     def table(mark: re.Match[str]) -> str:
         if mark["arm"]:

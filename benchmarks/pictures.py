@@ -1,6 +1,6 @@
 """One row of pictures per arm of a study: what the runs of one seed draw at the end, from the same noises.
 
-    python benchmarks/pictures.py runs/stability --output docs/results/stability/pictures.png
+    python benchmarks/pictures.py runs/stability --model emoji-sd --output docs/results/stability/pictures-emoji-sd.png
 
 The study's runs must still have their evaluation pictures.
 """
@@ -20,14 +20,16 @@ from pcpo.study.runner import open_study
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, help="the folder of a study with one model and one reward")
+    parser.add_argument("study", type=Path, help="the folder of a study with one reward")
+    parser.add_argument("--model", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=12, help="pictures in a row")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args(argv)
     rows = {}
     for cell in open_study(args.study)[1]:
-        if cell.seed != args.seed or not (cell.folder / "events.jsonl").is_file():
+        wanted = (cell.model, cell.seed) == (args.model, args.seed)
+        if not wanted or not (cell.folder / "events.jsonl").is_file():
             continue
         first, *_, last = read_events(cell.folder / "events.jsonl").evaluations
         for name, event in (("before", first), (cell.arm, last)):
