@@ -115,7 +115,7 @@ def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path
     )
     axis.annotate("reached it", (1.01, 1.0), xycoords="axes fraction", fontsize=8, va="bottom")
     axis.legend(
-        frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=4
+        frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()), ncols=5
     )
     return save(figure, path)
 
