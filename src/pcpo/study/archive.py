@@ -6,17 +6,14 @@ reward: it can be reported on, and `pcpo study run --reuse ARCHIVE` goes on from
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pcpo.data.files import write_json_atomic, write_text_atomic
 from pcpo.errors import RunFolderError
 from pcpo.study.matched_table import MATCHED, REPORT, read_matched
-from pcpo.study.results import RESULTS, parse_results, read_results
+from pcpo.study.results import RESULTS, parse_results, read_results, rounded, write_compact
 from pcpo.study.runner import STUDY_FILE, open_study
-
-DIGITS = 6
 
 
 def write_archive(output: Path, target: Path) -> int:
@@ -36,8 +33,7 @@ def write_archive(output: Path, target: Path) -> int:
         content = rounded({**results, "config": config})
         kept = target / "cells" / cell.name / RESULTS
         if not _holds(kept, content):
-            text = json.dumps(content, separators=(",", ":"), allow_nan=False)
-            write_text_atomic(kept, text + "\n")
+            write_compact(kept, content)
     if matched := read_matched(output / REPORT):
         write_json_atomic(target / REPORT / MATCHED, read_matched(target / REPORT) | rounded(matched))
     return len(finished)
@@ -49,12 +45,3 @@ def _holds(path: Path, content: dict[str, Any]) -> bool:
         return rounded(parse_results(path)) == content
     except RunFolderError:
         return False
-
-
-def rounded(value: Any) -> Any:
-    """The same nested data, floats cut to six significant digits."""
-    if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list) else value

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pcpo.data.files import write_json_atomic, write_text_atomic
+from pcpo.data.files import write_text_atomic
 from pcpo.errors import RunFolderError
 from pcpo.observe.numbers import number
 from pcpo.study.analysis import analyse
@@ -22,7 +22,7 @@ from pcpo.study.figures import (
 )
 from pcpo.study.figures.style import FEW
 from pcpo.study.matched_table import REPORT, against, draw_matched, matched_table, read_matched
-from pcpo.study.results import collect, write_table
+from pcpo.study.results import collect, write_compact, write_table
 from pcpo.study.runner import open_study
 from pcpo.study.tables import also, ends, overall_table, targets
 
@@ -75,7 +75,7 @@ def write_study_report(output: Path, baseline: str | None = None) -> Path:
     for group in figures["groups"]:
         measured = matched.get(f"{group['model']}--{group['reward']}")
         parts.append(_group(group, folder, measured and against(measured, group["baseline"])))
-    write_json_atomic(folder / "report.json", figures | {"planned": len(cells)})
+    write_compact(folder / "report.json", figures | {"planned": len(cells)})
     path = folder / "report.md"
     text = "\n".join([*parts, READING])
     write_text_atomic(path, text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median, pstdev
@@ -23,6 +24,7 @@ from pcpo.observe.records import Count, Credit, Evaluation, GradientShare, Itera
 from pcpo.study.plan import Cell
 
 FORMAT = 1
+DIGITS = 6
 RESULTS = "results.json"
 MAX_BYTES = 1 << 26
 # Parts of an iteration's time that serve the diagnostics, not the training.
@@ -199,3 +201,17 @@ def columns(value: Any, name: str = "") -> dict[str, Any]:
             out |= columns(inner, f"{name}.{key}" if name else key)
         return out
     return {} if isinstance(value, list) else {name: value}
+
+
+def rounded(value: Any) -> Any:
+    """The same nested data, floats cut to six significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def write_compact(path: Path, value: Any) -> None:
+    """Write nested data as JSON in one line, floats cut to six significant digits: a third of the size of indented."""
+    write_text_atomic(path, json.dumps(rounded(value), separators=(",", ":"), allow_nan=False) + "\n")

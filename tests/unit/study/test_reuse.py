@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from pcpo.cli.main import app
 from pcpo.errors import RunFolderError
-from pcpo.study.archive import rounded, write_archive
-from pcpo.study.results import read_results
+from pcpo.study.archive import write_archive
+from pcpo.study.results import read_results, rounded
 from pcpo.study.runner import open_study, run_study
 
 OTHER_NAMES = (
