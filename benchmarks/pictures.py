@@ -11,10 +11,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pcpo.observe.events import read_events
-from pcpo.study.figures.style import new_figure, save
 from pcpo.study.runner import open_study
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def draw(rows: dict[str, list[Image.Image]], path: Path) -> None:
     width = max(len(row) for row in rows.values())
-    figure = new_figure(0.6 * width + 0.9, 0.62 * len(rows))
+    figure = Figure(figsize=(0.6 * width + 0.9, 0.62 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), width, squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         for axis in line:
@@ -47,7 +47,8 @@ def draw(rows: dict[str, list[Image.Image]], path: Path) -> None:
         for axis, picture in zip(line, pictures, strict=False):
             axis.imshow(picture)
         line[0].text(-0.15, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
-    print(save(figure, path))
+    figure.savefig(path, dpi=100)
+    print(path)
 
 
 if __name__ == "__main__":
