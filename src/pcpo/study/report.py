@@ -22,7 +22,7 @@ from pcpo.study.figures import (
 )
 from pcpo.study.figures.style import FEW
 from pcpo.study.matched_table import REPORT, against, draw_matched, matched_table, read_matched
-from pcpo.study.results import collect, write_compact, write_table
+from pcpo.study.results import collect, rounded, write_compact, write_table
 from pcpo.study.runner import open_study
 from pcpo.study.tables import also, ends, overall_table, targets
 
@@ -65,7 +65,7 @@ def write_study_report(output: Path, baseline: str | None = None) -> Path:
     study, cells = open_study(output, baseline)
     results = collect(cells)
     write_table(results, output / "results.csv")
-    figures = analyse(study, results)
+    figures = rounded(analyse(study, results))
     if not figures["groups"]:
         raise RunFolderError("has no finished cell yet", where=str(output), fix="pcpo study status shows how far it is")
     folder = output / (REPORT if baseline is None else f"{REPORT}-{baseline}")
