@@ -12,6 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pcpo.data.files import write_text_atomic
 from pcpo.observe.numbers import number
 from pcpo.study.analysis import analyse
 from pcpo.study.archive import write_archive
+from pcpo.study.figures.style import name_of
 from pcpo.study.report import write_study_report
 from pcpo.study.results import collect
 from pcpo.study.runner import open_study
@@ -43,13 +45,12 @@ def study_table(figures: Mapping[str, Any]) -> str:
 
 def pair_table(folder: Path, arm: str, baseline: str) -> str:
     """A row per model and reward that has both arms, and one per model over its rewards: one against the other."""
-    study, cells = open_study(folder, baseline)
-    figures = analyse(study, collect(cells))
+    figures = _against(folder, baseline)
     rows = []
     for group in figures["groups"]:
         if baseline in group["arms"] and arm in group["arms"]:
             minus = text_of(group["arms"][arm]["end_against_baseline"])
-            rows.append((_title(group), minus, _targets(group, arm)))
+            rows.append((name_of(group), minus, _targets(group, arm)))
     rows += [
         (f"**{row['model']}**, {', '.join(row['targets']).replace('_', ' ')}", "", text_of(row["ratio"]))
         for row in figures["overall"]
@@ -58,9 +59,15 @@ def pair_table(folder: Path, arm: str, baseline: str) -> str:
     return markdown_table(("model, reward", f"{arm} minus {baseline} at the end", f"iterations / {baseline}'s"), rows)
 
 
+@cache
+def _against(folder: Path, baseline: str) -> dict[str, Any]:
+    study, cells = open_study(folder, baseline)
+    return analyse(study, collect(cells))
+
+
 def _rows(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     yield (
-        f"**{_title(group)}**",
+        f"**{name_of(group)}**",
         "before training",
         "",
         number(group["start"]),
@@ -72,10 +79,6 @@ def _rows(group: Mapping[str, Any]) -> Iterator[Sequence[str]]:
         against = "" if own else text_of(data["end_against_baseline"])
         targets = "" if own else _targets(group, arm)
         yield "", arm, str(len(data["seeds"])), text_of(data["end"]), against, targets
-
-
-def _title(group: Mapping[str, Any]) -> str:
-    return f"{group['model']}, {group['reward'].replace('_', ' ')}"
 
 
 def _targets(group: Mapping[str, Any], arm: str) -> str:

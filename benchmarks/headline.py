@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcpo.study.figures.forest import BAND
-from pcpo.study.figures.style import bar, colours_of, line, new_figure, plain, save
+from pcpo.study.figures.forest import BAND, draw_ratio, over_rewards, paper_band
+from pcpo.study.figures.style import colours_of, line, new_figure, plain, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BASELINE, ARM = "native", "pcpo"
+COLOURS, MARKS = colours_of([BASELINE, ARM], BASELINE)
 NAMES = {BASELINE: "native credit, clipped ratio", ARM: "PCPO"}
 MODELS = {
     "emoji-sd": "emoji-sd, DDIM",
@@ -39,24 +40,21 @@ def draw_headline(report: Mapping[str, Any], path: Path) -> Path:
 
 
 def _curves(axis: Axes, group: Mapping[str, Any]) -> None:
-    colours, _ = colours_of([BASELINE, ARM], BASELINE)
+    arms = group["arms"]
+    iterations = [row["iteration"] for row in arms[ARM]["curve"]]
     for arm, name in NAMES.items():
-        rows = group["arms"][arm]["curve"]
-        line(axis, [row["iteration"] for row in rows], rows, colours[arm], linewidth=2, label=name)
-    axis.set(xlabel="iteration", xticks=[row["iteration"] for row in rows])
-    seeds = len(group["arms"][ARM]["seeds"])
+        line(axis, iterations, arms[arm]["curve"], COLOURS[arm], linewidth=2, label=name)
+    axis.set(xlabel="iteration", xticks=iterations)
+    seeds = len(arms[ARM]["seeds"])
     plain(axis, f"{MODELS[group['model']]}: {group['reward']} ({seeds} seeds)")
 
 
 def _ratios(axis: Axes, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    colours, marks = colours_of([BASELINE, ARM], BASELINE)
-    axis.axvspan(*BAND, color="#56b4e9", alpha=0.2, linewidth=0)
+    paper_band(axis)
     axis.text(sum(BAND) / 2, -0.42, "paper", fontsize=8, ha="center", color="#4477aa")
-    axis.axvline(1, color=colours[BASELINE], linewidth=2)
+    axis.axvline(1, color=COLOURS[BASELINE], linewidth=2)
     for y, model in enumerate(MODELS):
-        row = rows[model]
-        cut = min(row["reached"], row["baseline"]) < row["runs"]
-        bar(axis, y, row["ratio"], colours[ARM], marks[ARM], hollow=cut)
+        draw_ratio(axis, y, over_rewards(rows[model]), COLOURS[ARM], MARKS[ARM])
     axis.set_yticks(range(len(MODELS)), [name.replace(", ", "\n") for name in MODELS.values()])
     axis.set(xlim=(0, 1.25), ylim=(len(MODELS) - 0.5, -0.55), xlabel="iterations to a target / native's")
     plain(axis, "three rewards, 95 % intervals")

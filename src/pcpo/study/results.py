@@ -213,5 +213,5 @@ def rounded(value: Any) -> Any:
 
 
 def write_compact(path: Path, value: Any) -> None:
-    """Write nested data as JSON in one line, floats cut to six significant digits: a third of the size of indented."""
-    write_text_atomic(path, json.dumps(rounded(value), separators=(",", ":"), allow_nan=False) + "\n")
+    """Write nested data as JSON in one line: less than half the size of indented."""
+    write_text_atomic(path, json.dumps(value, separators=(",", ":"), allow_nan=False) + "\n")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pcpo.study.figures.style import Estimate, bar, new_figure, palette, plain, save
+from pcpo.study.figures.style import Estimate, bar, name_of, new_figure, palette, plain, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BAND = (0.71, 0.80)  # 20 to 29 % fewer epochs, as 2509.25774 reports
 TICKS = (0.2, 0.3, 0.4, 0.5, 0.7, 1, 1.5, 2, 3)
@@ -44,12 +47,11 @@ def draw_forest(groups: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     """Draw the ratio of every arm at every target as PNG; None when there is no target."""
     sections = []
     for group in groups:
-        title = f"{group['model']}, {group['reward'].replace('_', ' ')}"
         rows = {
             target["label"].replace(" of the baseline's rise", ""): _at_target(group, target)
             for target in group["targets"]
         }
-        sections.append(Section(title, rows))
+        sections.append(Section(name_of(group), rows))
     return _draw(sections, groups, path)
 
 
@@ -67,7 +69,7 @@ def draw_overall(groups: Sequence[Mapping[str, Any]], overall: Sequence[Mapping[
             )
             for group in own
         }
-        rows[TOGETHER] = {row["arm"]: _over_rewards(row) for row in overall if row["model"] == model}
+        rows[TOGETHER] = {row["arm"]: over_rewards(row) for row in overall if row["model"] == model}
         sections.append(Section(model, rows))
     return _draw(sections, groups, path)
 
@@ -81,7 +83,7 @@ def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path
     count = sum(len(section.rows) for section in sections)
     figure = new_figure(9, 1.1 + HEIGHT * (count * max(len(arms), 2) / 2 + len(sections)))
     axis = figure.subplots()
-    axis.axvspan(*BAND, color="#56b4e9", alpha=0.2, linewidth=0, label="20 to 29 % fewer, as in 2509.25774")
+    paper_band(axis, label="20 to 29 % fewer, as in 2509.25774")
     axis.axvline(1, color="#777777", linewidth=1)
     ticks, y = [], -0.4
     for section in sections:
@@ -94,7 +96,8 @@ def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path
             used = [arm for arm in arms if arm in row]
             for place, arm in enumerate(used):
                 at = y + (place - (len(used) - 1) / 2) * SPREAD / len(used)
-                _mark(axis, at, row[arm], colours[arm], marks[arm])
+                draw_ratio(axis, at, row[arm], colours[arm], marks[arm])
+                axis.annotate(row[arm].text, (1.01, at), xycoords=BESIDE, fontsize=7, va="center", color=colours[arm])
             y += 1
     for arm in arms:
         axis.plot([], [], marks[arm], color=colours[arm], label=arm)
@@ -120,13 +123,18 @@ def _draw(sections: Sequence[Section], groups: Sequence[Mapping[str, Any]], path
     return save(figure, path)
 
 
-def _mark(axis: Any, y: float, ratio: Ratio, colour: str, mark: str) -> None:
+def paper_band(axis: Axes, **style: Any) -> None:
+    """What the paper reports, as a band of ratios."""
+    axis.axvspan(*BAND, color="#56b4e9", alpha=0.2, linewidth=0, **style)
+
+
+def draw_ratio(axis: Axes, y: float, ratio: Ratio, colour: str, mark: str) -> None:
+    """A ratio with its interval as a row at height y, as `Ratio` says."""
     bar(axis, y, ratio.found, colour, mark, hollow=ratio.hollow)
     if ratio.found["mean"] is not None and ratio.arrow:
         end = ratio.found["low" if ratio.arrow == "<" else "high"]
         place = ratio.found["mean"] if end is None else end
         axis.plot([place], [y], ratio.arrow, color=colour, markersize=6)
-    axis.annotate(ratio.text, (1.01, y), xycoords=BESIDE, fontsize=7, va="center", color=colour)
 
 
 def _at_target(group: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Ratio]:
@@ -144,7 +152,8 @@ def _of_arm(group: Mapping[str, Any], target: Mapping[str, Any], arm: str) -> Ra
     return Ratio(found, cut, _arrow(against["only_baseline"], against["only_arm"]), text)
 
 
-def _over_rewards(row: Mapping[str, Any]) -> Ratio:
+def over_rewards(row: Mapping[str, Any]) -> Ratio:
+    """A row of `pcpo.study.overall` as it is drawn."""
     missed, missed_by_baseline = row["runs"] - row["reached"], row["runs"] - row["baseline"]
     text = f"{row['reached']}/{row['runs']} against {row['baseline']}/{row['runs']}"
     return Ratio(row["ratio"], bool(missed or missed_by_baseline), _arrow(missed, missed_by_baseline), text)

@@ -102,6 +102,11 @@ def wording(name: str) -> str:
     return words.replace("$", r"\$")
 
 
+def name_of(group: Mapping[str, Any]) -> str:
+    """Which model and which reward."""
+    return f"{group['model']}, {group['reward'].replace('_', ' ')}"
+
+
 def title_of(group: Mapping[str, Any]) -> str:
     """Which model, which reward, and how many seeds."""
     seeds = sorted({len(data["seeds"]) for data in group["arms"].values()})
